@@ -1,0 +1,72 @@
+"""Every error razor_fast raises on bad input, by name.
+
+Each message says what was given, what was expected and how to mend it. All are raised before anything is changed.
+They also inherit from the built-in error a caller would expect (ValueError, RuntimeError, ...).
+"""
+
+
+class RazorError(Exception):
+    """Base of all errors of razor_fast: `except RazorError` catches what bad input can cause, and nothing else."""
+
+
+# units, slices, plans, operators
+class PlanError(RazorError, ValueError):
+    """Slices overlap, leave their parameter, or name a parameter or unit that is not there."""
+
+
+class OperatorInputError(RazorError, ValueError):
+    """Tensors given to an operator disagree in shape, dtype, device or number, or are of an unsupported kind."""
+
+
+class ModelError(RazorError, ValueError):
+    """The model cannot be edited as it is: on `meta`, without editable parameters, or not of the family named."""
+
+
+class FrozenParameterError(ModelError):
+    """A unit that was chosen holds a parameter with requires_grad=False."""
+
+
+class UnknownUnitError(RazorError, KeyError):
+    """A unit of that name is not in the table."""
+
+    def __str__(self):  # KeyError would print the repr of the message
+        return str(self.args[0]) if self.args else ""
+
+
+# scoring and stepping
+class RecordingError(RazorError, RuntimeError):
+    """Forget or retain gradients were never recorded, or were recorded out of order."""
+
+
+class NonFiniteError(RazorError, ArithmeticError):
+    """A loss, a gradient, a parameter or a metric is NaN or infinite."""
+
+
+# data
+class DataError(RazorError, ValueError):
+    """A data source is missing, empty, unreadable beyond the share allowed, or of an unknown format."""
+
+
+class ConceptError(DataError):
+    """The concept to forget occurs in no caption or label, or in all of them."""
+
+
+class OverlapError(DataError):
+    """The forget and the retain set, or two parts of a set, share a sample."""
+
+
+# configuration, runs and edit files
+class ConfigError(RazorError, ValueError):
+    """An option is unknown, of the wrong type, or out of range."""
+
+
+class RunDirectoryError(RazorError, FileExistsError):
+    """The output folder holds something else, or a run made with other settings."""
+
+
+class EditError(RazorError, ValueError):
+    """An edit file cannot be read, applied, reverted, stacked or merged."""
+
+
+class BaseMismatchError(EditError):
+    """The model does not hold the values the edit was made on (or, for revert, the values it left)."""
