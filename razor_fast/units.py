@@ -1,0 +1,593 @@
+"""Units: the layers and attention heads of a model, as slices of its parameters.
+
+A *layer* is one whole parameter. A *head* is what belongs to one attention head (see heads.py). Both are lists of
+rectangles in the matrix view: a parameter of shape [d0, d1, ...] is the matrix [d0, d1*d2*...], [n] is [n, 1] and a
+scalar is [1, 1]. Layers and heads are two overlapping partitions of the same weights; which of the two to edit is the
+caller's choice, and `Units.subset` refuses to take both of one weight.
+
+Calls heads.py (what a module's heads are) and plan.py (compiling slices to tables); knows nothing of losses or tiles.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import torch
+from torch import nn
+
+from .errors import ConfigError, ModelError, PlanError, UnknownUnitError
+from .heads import Head, HeadMapError, find_map, looks_like_attention
+
+# Layers only: the biases of a head always go with its weights.
+EXCLUDE_BIASES = ("bias", "*.bias", "*_bias", "bias_k", "bias_v", "*.bias_k", "*.bias_v")
+EXCLUDE_EMBEDDINGS = (
+    "*positional_embedding",
+    "*position_embedding.weight",
+    "*position_embeddings.weight",
+    "*pos_embed",
+    "*relative_position_bias_table",
+    "*token_embedding.weight",
+    "*word_embeddings.weight",
+    "*token_type_embeddings.weight",
+    "*embed_tokens.weight",
+)
+EXCLUDE_SCALES = ("logit_scale", "*.logit_scale", "logit_bias", "*.logit_bias")
+# As in SLUG: biases outside heads, position and token embeddings, the temperature. Class embeddings stay.
+DEFAULT_EXCLUDE = EXCLUDE_BIASES + EXCLUDE_EMBEDDINGS + EXCLUDE_SCALES
+
+EDITABLE_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+# Wrappers put these in front of the parameters of the module they wrap.
+_WRAPPERS = ("_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+_TOWERS = {
+    "visual": "visual", "vision_model": "visual", "vision_tower": "visual", "visual_projection": "visual",
+    "text": "text", "text_model": "text", "text_projection": "text", "text_encoder": "text",
+    "text_decoder": "multimodal",
+}  # fmt: skip
+_BLOCK_LISTS = ("resblocks", "blocks", "layers", "layer", "block", "h", "stages")
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """A rectangle of a parameter in the matrix view."""
+
+    parameter: str
+    row: int
+    rows: int
+    column: int
+    columns: int
+
+    @property
+    def elements(self) -> int:
+        return self.rows * self.columns
+
+    def overlaps(self, other: Slice) -> bool:
+        return (
+            self.parameter == other.parameter
+            and self.row < other.row + other.rows
+            and other.row < self.row + self.rows
+            and self.column < other.column + other.columns
+            and other.column < self.column + self.columns
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """What is scored, selected and edited: a layer or a head.
+
+    name: the parameter's name, or "<attention module>.head.<i>". tower: "visual", "text", ... or "". block: depth index
+    in its tower, None outside the blocks. head: index within its module, None for layers. part: the place within the
+    block, such as "attn.in_proj", "mlp.c_fc", "ln_1", "head".
+    """
+
+    name: str
+    kind: str
+    slices: tuple[Slice, ...]
+    tower: str = ""
+    block: int | None = None
+    head: int | None = None
+    part: str = ""
+
+    @property
+    def elements(self) -> int:
+        return sum(piece.elements for piece in self.slices)
+
+    def overlaps(self, other: Unit) -> bool:
+        return any(a.overlaps(b) for a in self.slices for b in other.slices)
+
+
+def matrix_shape(tensor: torch.Tensor) -> tuple[int, int]:
+    """Shape of the matrix view: [d0, d1*d2*...]; a vector is one column, a scalar is [1, 1]."""
+    if tensor.dim() == 0:
+        return 1, 1
+    rows = tensor.shape[0]
+    return rows, tensor.numel() // rows if rows else 0
+
+
+class Units(Sequence[Unit]):
+    """The units of one model, in model order: layers first, then heads.
+
+    parameters: those any unit touches, in model order, each once under its first name. aliases: other names of tied
+    parameters -> their first name. skipped: parameters no unit touches -> why. unknown_attention: modules that look
+    like attention and that no head map knew.
+    """
+
+    def __init__(
+        self,
+        units: Sequence[Unit],
+        parameters: Mapping[str, nn.Parameter],
+        *,
+        skipped: Mapping[str, str] | None = None,
+        aliases: Mapping[str, str] | None = None,
+        unknown_attention: Sequence[str] = (),
+        model_name: str = "",
+    ):
+        self._units = tuple(units)
+        self._index = {unit.name: index for index, unit in enumerate(self._units)}
+        if len(self._index) != len(self._units):
+            seen: set[str] = set()
+            twice = next(unit.name for unit in self._units if unit.name in seen or seen.add(unit.name))
+            raise PlanError(f"unit {twice!r} occurs twice; a unit's name must be its own")
+        touched = {piece.parameter for unit in self._units for piece in unit.slices}
+        missing = sorted(touched - set(parameters))
+        if missing:
+            raise PlanError(f"units touch parameters that are not there: {', '.join(missing[:3])}")
+        self.parameters: dict[str, nn.Parameter] = {n: p for n, p in parameters.items() if n in touched}
+        self.skipped = dict(skipped or {})
+        self.aliases = dict(aliases or {})
+        self.unknown_attention = tuple(unknown_attention)
+        self.model_name = model_name
+        self._plan = None
+
+    def __len__(self) -> int:
+        return len(self._units)
+
+    def __getitem__(self, key):
+        if isinstance(key, str):
+            return self._units[self.index(key)]
+        return self._units[key]
+
+    def __contains__(self, key) -> bool:
+        return key in self._index if isinstance(key, str) else key in self._units
+
+    def index(self, key, *args) -> int:
+        """Position of a unit, given by name or as the unit itself. Raises UnknownUnitError."""
+        name = key.name if isinstance(key, Unit) else key
+        if name not in self._index:
+            raise UnknownUnitError(f"no unit is named {name!r}; {self._near(str(name))}")
+        return self._index[name]
+
+    def _near(self, name: str) -> str:
+        import difflib
+
+        close = difflib.get_close_matches(name, self.names, n=3, cutoff=0.6)
+        return f"did you mean {', '.join(close)}?" if close else "Units.names lists the names there are"
+
+    @property
+    def names(self) -> list[str]:
+        return [unit.name for unit in self._units]
+
+    @property
+    def shapes(self) -> list[tuple[int, int]]:
+        """Matrix shapes of `parameters`, in the same order."""
+        return [matrix_shape(parameter) for parameter in self.parameters.values()]
+
+    @property
+    def plan(self):
+        """The compiled Plan over all units, made on first use; layers are group 0, heads group 1."""
+        if self._plan is None:
+            from .plan import Plan
+
+            order = {name: index for index, name in enumerate(self.parameters)}
+            rows = [
+                (index, order[piece.parameter], piece.row, piece.rows, piece.column, piece.columns)
+                for index, unit in enumerate(self._units)
+                for piece in unit.slices
+            ]
+            self._plan = Plan.compile(
+                self.shapes,
+                torch.tensor(rows, dtype=torch.int64).reshape(-1, 6),
+                len(self._units),
+                [0 if unit.kind == "layer" else 1 for unit in self._units],
+                unit_names=self.names,
+                parameter_names=list(self.parameters),
+            )
+        return self._plan
+
+    def kinds(self, kind: str) -> list[Unit]:
+        """The units of one kind, "layer" or "head"."""
+        if kind not in ("layer", "head"):
+            raise ConfigError(f"kind must be 'layer' or 'head', got {kind!r}")
+        return [unit for unit in self._units if unit.kind == kind]
+
+    def elements(self, name: str) -> int:
+        return self[name].elements
+
+    def overlaps(self, a: str | Unit, b: str | Unit) -> bool:
+        """Whether two units share elements, as a layer does with the heads in it."""
+        return self[self.index(a)].overlaps(self[self.index(b)])
+
+    def subset(self, names: Iterable[str | Unit]) -> Units:
+        """The named units, in the order given, with a plan of their own that is free of overlaps.
+
+        Raises:
+            UnknownUnitError: a name is not there. PlanError: a name is given twice, or two units share elements
+            (a layer and a head in it): edit one or the other.
+        """
+        chosen = [self[self.index(name)] for name in ([names] if isinstance(names, str) else names)]
+        by_parameter: dict[str, list[tuple[Slice, Unit]]] = {}
+        for unit in chosen:
+            for piece in unit.slices:
+                earlier = by_parameter.setdefault(piece.parameter, [])
+                for other, owner in earlier:
+                    if owner is not unit and piece.overlaps(other):
+                        raise PlanError(
+                            f"{owner.kind} {owner.name!r} and {unit.kind} {unit.name!r} share elements of "
+                            f"{piece.parameter!r}; a subset is edited in place, so choose one of the two"
+                        )
+                earlier.append((piece, unit))
+        return Units(
+            chosen,
+            self.parameters,
+            skipped=self.skipped,
+            aliases=self.aliases,
+            unknown_attention=self.unknown_attention,
+            model_name=self.model_name,
+        )
+
+    def on(self, model: nn.Module) -> Units:
+        """The same units on another model object of the same architecture (a copy, a reloaded checkpoint).
+
+        Raises ModelError where a parameter is missing or has another shape.
+        """
+        there = dict(model.named_parameters(remove_duplicate=False))
+        self._check_shapes(there, model)
+        return Units(
+            self._units,
+            {name: there[name] for name in self.parameters},
+            skipped=self.skipped,
+            aliases=self.aliases,
+            unknown_attention=self.unknown_attention,
+            model_name=type(model).__name__,
+        )
+
+    def check_model(self, model: nn.Module) -> None:
+        """Raise ModelError unless `model` holds the very parameters these units were found on."""
+        there = dict(model.named_parameters(remove_duplicate=False))
+        self._check_shapes(there, model)
+        for name, parameter in self.parameters.items():
+            if there[name] is not parameter:
+                raise ModelError(
+                    f"parameter {name!r} of this {type(model).__name__} is not the one the units were found on; "
+                    "use units.on(model), or find_units(model) again"
+                )
+
+    def _check_shapes(self, there: Mapping[str, torch.Tensor], model: nn.Module) -> None:
+        for name, parameter in self.parameters.items():
+            if name not in there:
+                raise ModelError(
+                    f"this {type(model).__name__} has no parameter {name!r}, which the units of {self.model_name!r} "
+                    "touch; pass the model they were found on (a wrapper such as torch.compile or DDP changes names)"
+                )
+            if there[name].shape != parameter.shape:
+                raise ModelError(
+                    f"parameter {name!r} has shape {tuple(there[name].shape)}, the units expect "
+                    f"{tuple(parameter.shape)}; pass a model of the same architecture"
+                )
+
+    def __repr__(self) -> str:
+        layers, heads = len(self.kinds("layer")), len(self.kinds("head"))
+        millions = sum(p.numel() for p in self.parameters.values()) / 1e6
+        text = f"<Units of {self.model_name or 'a model'}: {layers} layers, {heads} heads, "
+        text += f"{len(self.parameters)} parameters ({millions:.1f} M), {len(self.skipped)} skipped"
+        if self.unknown_attention:
+            text += f", {len(self.unknown_attention)} attention modules unknown"
+        return text + ">"
+
+    def summary(self) -> str:
+        """A table, one line per tower, kind and part: units, blocks and elements."""
+        groups: dict[tuple[str, str, str], list[Unit]] = {}
+        for unit in self._units:
+            groups.setdefault((unit.tower or "-", unit.kind, unit.part or "-"), []).append(unit)
+        rows = [("tower", "kind", "part", "blocks", "units", "elements")]
+        for key, members in groups.items():
+            blocks = [unit.block for unit in members if unit.block is not None]
+            span = f"{min(blocks)}-{max(blocks)}" if blocks else "-"
+            rows.append((*key, span, str(len(members)), f"{sum(unit.elements for unit in members):,}"))
+        widths = [max(len(row[column]) for row in rows) for column in range(6)]
+        lines = []
+        for row in rows:
+            cells = [cell.ljust(w) if i < 3 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths))]
+            lines.append("  ".join(cells).rstrip())
+        return "\n".join([repr(self), *lines])
+
+
+def find_units(
+    model: nn.Module,
+    *,
+    layers: bool = True,
+    heads: bool = True,
+    include: str | Sequence[str] | None = None,
+    exclude: str | Sequence[str] = DEFAULT_EXCLUDE,
+    skip_frozen: bool = True,
+) -> Units:
+    """The layers and attention heads of a model.
+
+    Args:
+        model: any nn.Module with its weights in memory. Names are those of `model.named_parameters()`.
+        layers, heads: which kinds to return.
+        include: fnmatch patterns on parameter names; where given, only parameters that match one are used.
+        exclude: fnmatch patterns on parameter names to leave out. The bias patterns of DEFAULT_EXCLUDE concern layers
+            only; all others leave the matching slices out of heads too. A head's biases go with its weights.
+        skip_frozen: leave out parameters with requires_grad=False (else they are returned, and editing them is refused
+            where gradients are needed).
+
+    Returns:
+        Units, layers in model order, then heads in module order. Attention modules without a head map give layers only,
+        with one warning, and are listed in `unknown_attention`.
+
+    Raises:
+        ModelError: a parameter is on the meta device, or nothing is left to edit.
+        ConfigError: neither layers nor heads are asked for, or a pattern matches no parameter.
+    """
+    if not layers and not heads:
+        raise ConfigError("layers=False and heads=False leave nothing to find; ask for one of them")
+    include = None if include is None else _patterns(include, "include")
+    exclude = _patterns(exclude, "exclude")
+
+    first: dict[str, nn.Parameter] = {}
+    aliases: dict[str, str] = {}
+    names: dict[int, str] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if id(parameter) in names:
+            aliases[name] = names[id(parameter)]
+        else:
+            names[id(parameter)] = name
+            first[name] = parameter
+    if not first:
+        raise ModelError(f"{type(model).__name__} has no parameters; pass the module that holds the weights")
+    meta = [name for name, parameter in first.items() if parameter.is_meta]
+    if meta:
+        raise ModelError(
+            f"{len(meta)} of {len(first)} parameters are on the meta device and hold no values (first: {meta[0]!r}); "
+            "load the weights first, for example with low_cpu_mem_usage=False or model.to_empty() and load_state_dict()"
+        )
+    all_names: dict[str, list[str]] = {name: [name] for name in first}
+    for alias, name in aliases.items():
+        all_names[name].append(alias)
+    known = [*first, *aliases]
+    for option, patterns in (("include", include or ()), ("exclude", exclude)):
+        for pattern in patterns:
+            if pattern not in DEFAULT_EXCLUDE and not any(fnmatchcase(name, pattern) for name in known):
+                raise ConfigError(
+                    f"{option} pattern {pattern!r} matches no parameter of {type(model).__name__}; patterns are "
+                    f"fnmatch patterns on whole names such as {next(iter(first))!r}"
+                )
+
+    skipped: dict[str, str] = {}
+    usable: dict[str, nn.Parameter] = {}
+    for name, parameter in first.items():
+        reason = _unusable(parameter, skip_frozen)
+        if reason:
+            skipped[name] = reason
+        else:
+            usable[name] = parameter
+
+    def verdict(name: str, among: Iterable[str]) -> str | None:
+        """Why the patterns leave a parameter out, or None. A tied parameter is left out under any of its names."""
+        among = [pattern for pattern in exclude if pattern in among]
+        for pattern in among:
+            if any(fnmatchcase(each, pattern) for each in all_names[name]):
+                return f"excluded by pattern {pattern!r}"
+        if include is not None and not any(fnmatchcase(each, p) for each in all_names[name] for p in include):
+            return "matches no include pattern"
+        return None
+
+    places = _Places(model, known)
+    found: list[Unit] = []
+    for name, parameter in usable.items():
+        reason = verdict(name, exclude)
+        if reason:
+            skipped[name] = reason
+        elif layers:
+            rows, columns = matrix_shape(parameter)
+            tower, block, part = places.of(name)
+            found.append(Unit(name, "layer", (Slice(name, 0, rows, 0, columns),), tower, block, None, part))
+
+    unknown: list[str] = []
+    if heads:
+        in_heads = [pattern for pattern in exclude if pattern not in EXCLUDE_BIASES]
+        allowed = {name for name in usable if verdict(name, in_heads) is None}
+        excluded_by_name = {name for name in usable if any(fnmatchcase(name, pattern) for pattern in in_heads)}
+        mapped, unknown, reasons = _read_heads(model, names)
+        if unknown:
+            _warn_unknown(model, unknown, reasons)
+        for path, head in mapped:
+            slices = []
+            for piece in head.pieces:
+                name = names[id(piece.tensor)]
+                if piece.weight is None:
+                    wanted = name in allowed
+                else:
+                    # A bias goes with its weight even where include does not name it.
+                    wanted = name in usable and name not in excluded_by_name and names[id(piece.weight)] in allowed
+                if wanted:
+                    slices.append(Slice(name, piece.row, piece.rows, piece.column, piece.columns))
+            if slices:
+                label = f"{path}.{head.label}" if path else head.label
+                tower, block, _ = places.of(label)
+                part = head.label.rsplit(".", 1)[0]
+                found.append(Unit(label, "head", tuple(slices), tower, block, head.index, part))
+
+    touched = {piece.parameter for unit in found for piece in unit.slices}
+    skipped = {name: skipped.get(name, "belongs to no head") for name in first if name not in touched}
+    if not found:
+        reasons = sorted(set(skipped.values()))
+        raise ModelError(
+            f"nothing to edit is left of the {len(first)} parameters of {type(model).__name__}: "
+            f"{'; '.join(reasons[:5])}. Unfreeze parameters, or widen include/exclude"
+        )
+    return Units(
+        found,
+        first,
+        skipped=skipped,
+        aliases=aliases,
+        unknown_attention=unknown,
+        model_name=type(_bare(model)).__name__,
+    )
+
+
+def _patterns(given: str | Sequence[str], option: str) -> tuple[str, ...]:
+    patterns = (given,) if isinstance(given, str) else tuple(given)
+    for pattern in patterns:
+        if not isinstance(pattern, str) or not pattern:
+            raise ConfigError(f"{option} takes fnmatch patterns (strings), got {pattern!r}")
+    return patterns
+
+
+def _unusable(parameter: nn.Parameter, skip_frozen: bool) -> str | None:
+    if isinstance(parameter, nn.parameter.UninitializedParameter):
+        return "not initialised (lazy module): run one forward first"
+    if type(parameter.data).__name__ == "DTensor":
+        return "sharded (DTensor): find units before sharding, or gather the full parameter"
+    if parameter.dtype not in EDITABLE_DTYPES:
+        return f"dtype {str(parameter.dtype).removeprefix('torch.')} cannot be edited: load it in a floating dtype"
+    if parameter.numel() == 0:
+        return "empty"
+    if skip_frozen and not parameter.requires_grad:
+        return "frozen (requires_grad=False)"
+    return None
+
+
+def _read_heads(model: nn.Module, names: Mapping[int, str]) -> tuple[list[tuple[str, Head]], list[str], dict[str, str]]:
+    """Heads of every module a map knows, the names of attention modules none knew, and why where it is known."""
+    found: list[tuple[str, Head]] = []
+    mapped: list[str] = []
+    candidates: list[str] = []
+    reasons: dict[str, str] = {}
+    for path, module in model.named_modules():
+        if any(_inside(path, outer) for outer in mapped):
+            continue
+        head_map = find_map(module)
+        if head_map is not None:
+            try:
+                read = head_map.read(module)
+                for head in read:
+                    for piece in head.pieces:
+                        _check_piece(piece, names)
+            except (HeadMapError, AttributeError) as error:
+                reasons[path] = f"{head_map.architecture}: {error}"
+                candidates.append(path)
+                continue
+            mapped.append(path)
+            found += [(path, head) for head in read]
+        elif looks_like_attention(module):
+            candidates.append(path)
+    # The innermost attention-like module is the one to write a map for; containers of mapped ones are served.
+    unknown = [
+        path
+        for path in candidates
+        if not any(_inside(other, path) for other in (*mapped, *candidates) if other != path)
+    ]
+    return found, unknown, reasons
+
+
+def _inside(path: str, outer: str) -> bool:
+    return outer == "" or path == outer or path.startswith(outer + ".")
+
+
+def _check_piece(piece, names: Mapping[int, str]) -> None:
+    if id(piece.tensor) not in names:
+        raise HeadMapError("a weight is computed (parametrised), not a parameter of the model")
+    rows, columns = matrix_shape(piece.tensor)
+    if piece.row < 0 or piece.column < 0 or piece.row + piece.rows > rows or piece.column + piece.columns > columns:
+        raise HeadMapError(
+            f"{names[id(piece.tensor)]} is {rows} by {columns}, a head wants rows {piece.row} to "
+            f"{piece.row + piece.rows}, columns {piece.column} to {piece.column + piece.columns}"
+        )
+
+
+def _warn_unknown(model: nn.Module, unknown: Sequence[str], reasons: Mapping[str, str]) -> None:
+    kinds = sorted({type(model.get_submodule(path)).__name__ for path in unknown})
+    why = next((f" ({reasons[path]})" for path in unknown if path in reasons), "")
+    warnings.warn(
+        f"{len(unknown)} attention modules of {type(model).__name__} have no head map and give layers only: "
+        f"{', '.join(kinds[:4])}, first {unknown[0] or 'the model itself'!r}{why}. "
+        "docs/units.md says how to add a map.",
+        stacklevel=3,
+    )
+
+
+def _bare(model: nn.Module) -> nn.Module:
+    """The model inside torch.compile, DataParallel and DDP wrappers."""
+    while True:
+        inner = next((getattr(model, name) for name in ("_orig_mod", "module") if name in model._modules), None)
+        if inner is None or len(model._modules) > 1:
+            return model
+        model = inner
+
+
+class _Places:
+    """Tower, block and part of every parameter, read from its name."""
+
+    def __init__(self, model: nn.Module, names: Sequence[str]):
+        bare = _bare(model)
+        # open_clip and OpenAI CLIP keep the text tower at the top level, beside `visual`.
+        self._flat_text = hasattr(bare, "visual") and hasattr(bare, "transformer")
+        self._stages: set[str] = set()
+        for name in names:
+            match = self._nested(self._strip(name))
+            if match:
+                self._stages.add(match[1])
+        self._depth: dict[str, dict[str, int]] = {}
+        for name in names:
+            tower, rest = self._tower(self._strip(name))
+            block, _ = self._block(rest)
+            if block is not None:
+                depths = self._depth.setdefault(tower, {})
+                depths.setdefault(block, len(depths))
+
+    @staticmethod
+    def _strip(name: str) -> str:
+        return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+
+    @staticmethod
+    def _nested(name: str):
+        """A stage, as in Swin's "layers.2.blocks.5": the outer list counts stages, the inner one blocks."""
+        lists = "|".join(_BLOCK_LISTS)
+        return re.search(rf"(?:^|\.)((?:{lists})\.\d+)\.(?:{lists})\.\d+\.", name)
+
+    def _tower(self, name: str) -> tuple[str, str]:
+        parts = name.split(".")
+        for place, part in enumerate(parts[:-1]):
+            if part in _TOWERS:
+                tower = _TOWERS[part]
+                keep = place if part.endswith("_projection") else place + 1
+                return tower, ".".join(parts[keep:])
+        if parts[-1] in _TOWERS:
+            return _TOWERS[parts[-1]], parts[-1]
+        if self._flat_text and parts[0] not in ("logit_scale", "logit_bias"):
+            return "text", name
+        return "", name
+
+    def _block(self, rest: str) -> tuple[str | None, str]:
+        lists = "|".join(_BLOCK_LISTS)
+        match = re.search(rf"(?:^|\.)(?:(?:{lists})\.\d+\.)??(?:{lists})\.\d+\.", rest)
+        nested = self._nested(rest)
+        if nested:
+            match = re.search(rf"(?:^|\.){re.escape(nested[1])}\.(?:{lists})\.\d+\.", rest)
+        elif match and any(match[0].strip(".") == stage for stage in self._stages):
+            return None, rest
+        if not match:
+            return None, rest
+        return rest[: match.end() - 1], rest[match.end() :]
+
+    def of(self, name: str) -> tuple[str, int | None, str]:
+        tower, rest = self._tower(self._strip(name))
+        block, part = self._block(rest)
+        depth = None if block is None else self._depth.get(tower, {}).get(block)
+        return tower, depth, re.sub(r"[._]weight$", "", part)
