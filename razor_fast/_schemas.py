@@ -1,0 +1,95 @@
+"""The table of operators: every schema of the namespace `razor_fast`, with its fake beside it. Stated once, here.
+
+Compiled code and kernels hold implementations only; `_register` binds them. This room may call nothing of razor_fast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+NAMESPACE = "razor_fast"
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """One row of the table.
+
+    name      the one name of the operator in schema, source, reference, wrapper, test and benchmark
+    schema    arguments and returns in the schema language of torch.library
+    fake      shape and dtype of the result, without data
+    mutates   names of the arguments that are written, all of type Tensor(a!)[]; their version counters are bumped
+    owners    device type -> who is meant to serve it when everything is built: "C++", "Triton", "CUDA C++", or
+              "reference: <why>"
+    """
+
+    name: str
+    schema: str
+    fake: Callable
+    mutates: tuple[str, ...] = ()
+    owners: tuple[tuple[str, str], ...] = (("cpu", "C++"),)
+
+    @property
+    def overload(self):
+        return getattr(getattr(torch.ops, NAMESPACE), self.name).default
+
+
+def _stats_fake(theta, g_forget, g_retain, tiles, unit_offsets, unit_tiles):
+    return unit_offsets.new_empty((unit_offsets.shape[0] - 1, 4), dtype=torch.float64)
+
+
+def _gather_fake(tensors, tiles, elements, dtype):
+    return tiles.new_empty((elements,), dtype=dtype)
+
+
+def _scatter_fake(tensors, flat, tiles, rounding_seed=None):
+    return None
+
+
+def _update_fake(theta, base, g_forget, g_retain, g_mismatch, tiles, eta, c_forget, c_retain, c_mismatch,
+                 rounding_seed=None):
+    return None
+
+
+_NOT_YET = "reference: its CUDA kernel is not written yet"
+
+OPERATORS: dict[str, Operator] = {
+    op.name: op
+    for op in (
+        Operator(
+            "segment_stats",
+            "(Tensor[] theta, Tensor[] g_forget, Tensor[] g_retain, Tensor tiles, Tensor unit_offsets, "
+            "Tensor unit_tiles) -> Tensor",
+            _stats_fake,
+            owners=(("cpu", "C++"), ("cuda", "Triton")),
+        ),
+        Operator(
+            "segment_gather",
+            "(Tensor[] tensors, Tensor tiles, int elements, ScalarType dtype) -> Tensor",
+            _gather_fake,
+            owners=(("cpu", "C++"), ("cuda", _NOT_YET)),
+        ),
+        Operator(
+            "segment_scatter_",
+            "(Tensor(a!)[] tensors, Tensor flat, Tensor tiles, int? rounding_seed=None) -> ()",
+            _scatter_fake,
+            mutates=("tensors",),
+            owners=(("cpu", "C++"), ("cuda", _NOT_YET)),
+        ),
+        Operator(
+            "segment_update_",
+            "(Tensor(a!)[] theta, Tensor base, Tensor g_forget, Tensor g_retain, Tensor g_mismatch, Tensor tiles, "
+            "Tensor eta, float c_forget, float c_retain, float c_mismatch, int? rounding_seed=None) -> ()",
+            _update_fake,
+            mutates=("theta",),
+            owners=(("cpu", "C++"), ("cuda", _NOT_YET)),
+        ),
+    )
+}
+
+_library = torch.library.Library(NAMESPACE, "FRAGMENT")  # lives as long as this module
+for _op in OPERATORS.values():
+    _library.define(_op.name + _op.schema, tags=(torch.Tag.pt2_compliant_tag,))
+    torch.library.register_fake(f"{NAMESPACE}::{_op.name}", _op.fake, lib=_library)
