@@ -1,0 +1,37 @@
+"""Import of optional packages at the moment they are needed, with an error that says what to install.
+
+Calls nothing of razor_fast but its errors.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+from ..errors import DataError
+
+
+class MissingPackageError(DataError, ImportError):
+    """A data format or transform needs a package that is not installed."""
+
+
+class DataWarning(UserWarning):
+    """Data was skipped, dropped, doubled or cut short; the message names the first cases."""
+
+
+def require(module: str, purpose: str, extra: str = "clip") -> ModuleType:
+    """Import `module`, or raise MissingPackageError naming the extra of razor-fast that brings it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise MissingPackageError(
+            f"{purpose} needs the package {module.split('.')[0]!r}, which cannot be imported ({error}). "
+            f"Install it with: pip install 'razor-fast[{extra}]'"
+        ) from error
+
+
+def first_names(names, limit: int = 5) -> str:
+    """The first few names for a message, and how many more there are."""
+    names = list(names)
+    shown = ", ".join(str(name) for name in names[:limit])
+    return shown + (f" and {len(names) - limit} more" if len(names) > limit else "")

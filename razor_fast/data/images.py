@@ -1,0 +1,102 @@
+"""Decoding and hashing of one image.
+
+An image is a `PIL.Image` in mode RGB, or a float tensor [3, height, width] that is already prepared for the model.
+Every uint8 form (PIL of any mode, array [H, W, C], tensor [C, H, W]) becomes PIL RGB, so equal pixels hash equally
+whatever they were stored in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+
+import numpy as np
+import torch
+
+from ..errors import DataError
+from .extras import require
+
+IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+
+
+def decode_image(source):
+    """PIL RGB image from encoded bytes or a path. Raises DataError when they do not hold a whole, readable image.
+
+    The EXIF orientation is not applied and an alpha channel is dropped, as in open_clip's own loaders.
+    """
+    Image = require("PIL.Image", "decoding images")
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, (bytes, bytearray, memoryview)) else source) as image:
+            image.load()
+            return _to_rgb(image)
+    except FileNotFoundError as error:
+        raise DataError("no such image file") from error
+    except DataError:
+        raise
+    except Exception as error:  # Pillow's plugins raise OSError, SyntaxError, ValueError, struct.error and more
+        raise DataError(f"unreadable image: {str(error) or type(error).__name__}") from error
+
+
+def normalise_image(image):
+    """The one form of an image held in memory: PIL RGB, or the float tensor [3, H, W] itself.
+
+    Accepts PIL images, uint8 arrays [H, W] or [H, W, 1|3|4], uint8 tensors [1|3|4, H, W] or [H, W, 1|3|4], float
+    tensors [3, H, W], encoded bytes and paths. Raises DataError on anything else.
+    """
+    Image = require("PIL.Image", "reading images")
+    if isinstance(image, Image.Image):
+        try:
+            return _to_rgb(image)
+        except OSError as error:
+            raise DataError(f"unreadable image: {error}") from error
+    if isinstance(image, (bytes, bytearray, memoryview, str, os.PathLike)):
+        return decode_image(image)
+    if isinstance(image, torch.Tensor):
+        if image.is_floating_point():
+            if image.ndim != 3 or image.shape[0] != 3 or image.numel() == 0:
+                raise DataError(f"a float image must be a tensor [3, height, width], not {list(image.shape)}")
+            return image
+        array = image.detach().cpu()
+        if array.ndim == 3 and array.shape[0] in (1, 3, 4):
+            array = array.permute(1, 2, 0)
+        array = array.numpy()
+    else:
+        array = np.asarray(image)
+    if array.dtype != np.uint8:
+        raise DataError(
+            f"an image array must be uint8, not {array.dtype}; give model-ready images as float tensors [3, H, W]"
+        )
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.size == 0 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))):
+        raise DataError(f"an image array must be [height, width] or [height, width, 1|3|4], not {list(array.shape)}")
+    return _to_rgb(Image.fromarray(np.ascontiguousarray(array)))
+
+
+def hash_image(image) -> str:
+    """sha256 over the decoded pixels and their size, in hexadecimal. Takes what `normalise_image` returns."""
+    if isinstance(image, torch.Tensor):
+        value = image.detach().cpu().contiguous()
+        head, data = f"{value.dtype} {tuple(value.shape)}", value.view(torch.uint8).numpy().tobytes()
+    else:
+        head, data = f"RGB {image.width}x{image.height}", image.tobytes()
+    digest = hashlib.sha256(head.encode())
+    digest.update(data)
+    return digest.hexdigest()
+
+
+def _to_rgb(image):
+    if image.mode == "RGB":
+        return image.copy() if getattr(image, "fp", None) else image
+    if image.mode.startswith("I"):
+        # Pillow would clip 16-bit grey at 255, which turns most such images white
+        values = np.asarray(image).astype(np.int64)
+        high = int(values.max(initial=0))
+        if high > 65535 or int(values.min(initial=0)) < 0:
+            raise DataError(f"unreadable image: integer pixels up to {high}, expected 8 or 16 bits")
+        values = values // 257 if high > 255 or image.mode != "I" else values
+        return require("PIL.Image", "reading images").fromarray(values.astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise DataError("unreadable image: 32-bit float pixels have no defined range; save it with 8 bits")
+    return image.convert("RGB")
