@@ -27,7 +27,7 @@ class HeadMapError(ValueError):
 
 
 class Piece(NamedTuple):
-    """A rectangle of one parameter. `weight` is set for a bias: the weight it is added to, and goes with."""
+    """A rectangle of one parameter. `weight` is set for biases and scales: the weight they go with."""
 
     tensor: torch.Tensor
     row: int
@@ -87,11 +87,16 @@ def find_map(module: nn.Module) -> HeadMap | None:
 
 
 class Projection(NamedTuple):
-    """A linear map of which heads own equal, consecutive blocks of rows, starting at row `start`."""
+    """A linear map of which heads own equal, consecutive blocks of rows, from row `start` of the weight on.
+
+    The blocks of the bias start at `bias_start`, where the bias is fused with others and the weight is not, or the
+    other way round; None: where those of the weight start.
+    """
 
     weight: torch.Tensor
-    bias: torch.Tensor | None
+    bias: torch.Tensor | None = None
     start: int = 0
+    bias_start: int | None = None
 
 
 def linear(module: nn.Module, start: int = 0) -> Projection:
@@ -142,7 +147,8 @@ def split_heads(
         first = projection.start + index * size
         pieces = [Piece(projection.weight, first, size, 0, projection.weight.shape[1])]
         if projection.bias is not None:
-            pieces.append(Piece(projection.bias, first, size, 0, 1, projection.weight))
+            start = projection.start if projection.bias_start is None else projection.bias_start
+            pieces.append(Piece(projection.bias, start + index * size, size, 0, 1, projection.weight))
         return pieces
 
     heads = []
@@ -163,26 +169,24 @@ def _fused(weight: torch.Tensor, bias: torch.Tensor | None, width: int) -> tuple
     return Projection(weight, bias, 0), Projection(weight, bias, width), Projection(weight, bias, 2 * width)
 
 
+def _own(head: Head, piece: Piece) -> Head:
+    return head._replace(pieces=(*head.pieces, piece))
+
+
 @register("torch.nn.MultiheadAttention", r"torch\.nn\.modules\.activation\.MultiheadAttention")
 def _torch(module: nn.Module) -> list[Head]:
-    width, size = module.embed_dim, module.head_dim
-    bias = module.in_proj_bias
+    width, size, bias = module.embed_dim, module.head_dim, module.in_proj_bias
     if module.in_proj_weight is not None:
         q, k, v = _fused(module.in_proj_weight, bias, width)
     else:
         # Keys and values of another width: three weights, but still one fused bias.
-        q, k, v = (Projection(w, None) for w in (module.q_proj_weight, module.k_proj_weight, module.v_proj_weight))
+        weights = (module.q_proj_weight, module.k_proj_weight, module.v_proj_weight)
+        q, k, v = (Projection(weight, bias, 0, place * width) for place, weight in enumerate(weights))
     heads = split_heads(module.num_heads, size, q, k, v, module.out_proj.weight)
-    extra: list[list[Piece]] = [[] for _ in heads]
-    for index in range(len(heads)):
-        first = index * size
-        if module.in_proj_weight is None and bias is not None:
-            for start, projection in ((0, q), (width, k), (2 * width, v)):
-                extra[index].append(Piece(bias, start + first, size, 0, 1, projection.weight))
-        for learned, projection in ((module.bias_k, k), (module.bias_v, v)):
-            if learned is not None:  # [1, 1, E]: one more key (value), one block of columns a head
-                extra[index].append(Piece(learned, 0, 1, first, size, projection.weight))
-    return [head._replace(pieces=head.pieces + tuple(more)) for head, more in zip(heads, extra)]
+    for learned, projection in ((module.bias_k, k), (module.bias_v, v)):
+        if learned is not None:  # [1, 1, E]: one key (value) more, one block of columns a head
+            heads = [_own(h, Piece(learned, 0, 1, h.index * size, size, projection.weight)) for h in heads]
+    return heads
 
 
 @register("open_clip Attention (custom text and vision blocks)", r"open_clip\.transformer\.Attention")
@@ -193,8 +197,8 @@ def _open_clip(module: nn.Module) -> list[Head]:
     scale = getattr(module, "head_scale", None)
     if scale is None:
         return heads
-    # [heads, 1, 1]: the factor of one head's output is the head's own.
-    return [head._replace(pieces=(*head.pieces, Piece(scale, head.index, 1, 0, 1))) for head in heads]
+    # [heads, 1, 1]: the factor of one head's output is the head's own, and goes with its output columns.
+    return [_own(head, Piece(scale, head.index, 1, 0, 1, module.out_proj.weight)) for head in heads]
 
 
 @register(
@@ -235,6 +239,24 @@ def _timm(module: nn.Module) -> list[Head]:
     return split_heads(module.num_heads, size, q, k, v, module.proj.weight, gate=gate)
 
 
+@register(
+    "timm AttentionRope, EvaAttention (EVA, PE-Core, DINOv3)",
+    r"timm\.layers\.attention\.AttentionRope|timm\.models\.eva\.(EvaAttention|AttentionRope)",
+)
+def _timm_rope(module: nn.Module) -> list[Head]:
+    size, width = module.head_dim, module.num_heads * module.head_dim
+    if module.qkv is not None:
+        q, k, v = _fused(module.qkv.weight, module.qkv.bias, width)
+        if getattr(module, "q_bias", None) is not None:  # EVA has no key bias
+            q, v = q._replace(bias=module.q_bias, bias_start=0), v._replace(bias=module.v_bias, bias_start=0)
+    else:
+        q, k, v = linear(module.q_proj), linear(module.k_proj), linear(module.v_proj)
+    gate = getattr(module, "gate", None)
+    gate = None if gate is None else linear(gate)
+    groups = getattr(module, "num_kv_heads", None)
+    return split_heads(module.num_heads, size, q, k, v, module.proj.weight, groups=groups, gate=gate)
+
+
 @register("timm AttentionPoolLatent (SigLIP ViT pooling)", r"timm\.layers\.attention_pool\.AttentionPoolLatent")
 def _timm_pool(module: nn.Module) -> list[Head]:
     width = module.num_heads * module.head_dim
@@ -242,6 +264,26 @@ def _timm_pool(module: nn.Module) -> list[Head]:
     k, v = linear(module.kv), linear(module.kv, width)
     out = module.proj.weight if isinstance(module.proj, nn.Linear) else None
     return split_heads(module.num_heads, module.head_dim, q, k, v, out)
+
+
+@register(
+    "transformers Llama, Mistral, Qwen2 (grouped queries)",
+    r"transformers\.models\.(llama|mistral|qwen2)\.modeling_\w+\.(Llama|Mistral|Qwen2)(Sdpa|Flash)?Attention2?",
+)
+def _transformers_llama(module: nn.Module) -> list[Head]:
+    q, k, v = linear(module.q_proj), linear(module.k_proj), linear(module.v_proj)
+    queries, groups = module.config.num_attention_heads, module.config.num_key_value_heads
+    return split_heads(queries, module.head_dim, q, k, v, module.o_proj.weight, groups=groups)
+
+
+@register("diffusers Attention (UNets, autoencoders)", r"diffusers\.models\.attention_processor\.Attention")
+def _diffusers(module: nn.Module) -> list[Head]:
+    others = ("add_q_proj", "add_k_proj", "to_add_out", "to_qkv", "to_kv")
+    extra = [name for name in others if getattr(module, name, None) is not None]
+    if extra:
+        raise HeadMapError(f"joint or fused projections ({', '.join(extra)}) are not mapped")
+    q, k, v = linear(module.to_q), linear(module.to_k), linear(module.to_v)
+    return split_heads(module.heads, module.inner_dim // module.heads, q, k, v, module.to_out[0].weight)
 
 
 # Names under which attention modules keep their projections, whatever the class is called.

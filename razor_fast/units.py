@@ -21,6 +21,7 @@ from torch import nn
 
 from .errors import ConfigError, ModelError, PlanError, UnknownUnitError
 from .heads import Head, HeadMapError, find_map, looks_like_attention
+from .plan import Plan, matrix_shape
 
 # Layers only: the biases of a head always go with its weights.
 EXCLUDE_BIASES = ("bias", "*.bias", "*_bias", "bias_k", "bias_v", "*.bias_k", "*.bias_v")
@@ -28,12 +29,17 @@ EXCLUDE_EMBEDDINGS = (
     "*positional_embedding",
     "*position_embedding.weight",
     "*position_embeddings.weight",
+    "*embed_positions.weight",
     "*pos_embed",
     "*relative_position_bias_table",
     "*token_embedding.weight",
     "*word_embeddings.weight",
     "*token_type_embeddings.weight",
     "*embed_tokens.weight",
+    "shared.weight",
+    "*.shared.weight",
+    "*wte.weight",
+    "*wpe.weight",
 )
 EXCLUDE_SCALES = ("logit_scale", "*.logit_scale", "logit_bias", "*.logit_bias")
 # As in SLUG: biases outside heads, position and token embeddings, the temperature. Class embeddings stay.
@@ -48,7 +54,10 @@ _TOWERS = {
     "text": "text", "text_model": "text", "text_projection": "text", "text_encoder": "text",
     "text_decoder": "multimodal",
 }  # fmt: skip
-_BLOCK_LISTS = ("resblocks", "blocks", "layers", "layer", "block", "h", "stages")
+# Lists of blocks in the order of depth; a stage is a list of blocks in such a list (Swin's "layers.2.blocks.5").
+_BLOCK = r"(?:^|\.)(?:resblocks|cross_attn|blocks|transformer_blocks|layers|layer\d*|block|h|stages)\.\d+\."
+_STAGE = r"(?:^|\.)(?:layers|stages)\.\d+\."
+_IN_STAGE = r"blocks\.\d+\."
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,14 +107,6 @@ class Unit:
 
     def overlaps(self, other: Unit) -> bool:
         return any(a.overlaps(b) for a in self.slices for b in other.slices)
-
-
-def matrix_shape(tensor: torch.Tensor) -> tuple[int, int]:
-    """Shape of the matrix view: [d0, d1*d2*...]; a vector is one column, a scalar is [1, 1]."""
-    if tensor.dim() == 0:
-        return 1, 1
-    rows = tensor.shape[0]
-    return rows, tensor.numel() // rows if rows else 0
 
 
 class Units(Sequence[Unit]):
@@ -174,14 +175,12 @@ class Units(Sequence[Unit]):
     @property
     def shapes(self) -> list[tuple[int, int]]:
         """Matrix shapes of `parameters`, in the same order."""
-        return [matrix_shape(parameter) for parameter in self.parameters.values()]
+        return [matrix_shape(parameter.shape) for parameter in self.parameters.values()]
 
     @property
     def plan(self):
         """The compiled Plan over all units, made on first use; layers are group 0, heads group 1."""
         if self._plan is None:
-            from .plan import Plan
-
             order = {name: index for index, name in enumerate(self.parameters)}
             rows = [
                 (index, order[piece.parameter], piece.row, piece.rows, piece.column, piece.columns)
@@ -321,17 +320,19 @@ def find_units(
         model: any nn.Module with its weights in memory. Names are those of `model.named_parameters()`.
         layers, heads: which kinds to return.
         include: fnmatch patterns on parameter names; where given, only parameters that match one are used.
-        exclude: fnmatch patterns on parameter names to leave out. The bias patterns of DEFAULT_EXCLUDE concern layers
-            only; all others leave the matching slices out of heads too. A head's biases go with its weights.
-        skip_frozen: leave out parameters with requires_grad=False (else they are returned, and editing them is refused
-            where gradients are needed).
+        exclude: fnmatch patterns on parameter names to leave out, in place of DEFAULT_EXCLUDE (add to it to keep it).
+            Its bias patterns, EXCLUDE_BIASES, concern layers only; all others leave the matching slices out of heads
+            too. A head's biases go with its weights. A tied parameter goes by all its names.
+        skip_frozen: leave out parameters with requires_grad=False, whole layers and slices of heads alike; with False
+            they are returned, and refused later where a gradient is needed.
 
     Returns:
         Units, layers in model order, then heads in module order. Attention modules without a head map give layers only,
         with one warning, and are listed in `unknown_attention`.
 
     Raises:
-        ModelError: a parameter is on the meta device, or nothing is left to edit.
+        ModelError: a parameter is on the meta device, flattened by FSDP or shares memory with another, or nothing is
+            left to edit.
         ConfigError: neither layers nor heads are asked for, or a pattern matches no parameter.
     """
     if not layers and not heads:
@@ -356,6 +357,12 @@ def find_units(
             f"{len(meta)} of {len(first)} parameters are on the meta device and hold no values (first: {meta[0]!r}); "
             "load the weights first, for example with low_cpu_mem_usage=False or model.to_empty() and load_state_dict()"
         )
+    flat = next((name for name in first if name.endswith("_flat_param")), None)
+    if flat is not None:
+        raise ModelError(
+            f"{flat!r} is a parameter flattened by FSDP, in which layers and heads have lost their shape; find units "
+            "before wrapping, or wrap with use_orig_params=True"
+        )
     all_names: dict[str, list[str]] = {name: [name] for name in first}
     for alias, name in aliases.items():
         all_names[name].append(alias)
@@ -377,32 +384,30 @@ def find_units(
         else:
             usable[name] = parameter
 
-    def verdict(name: str, among: Iterable[str]) -> str | None:
-        """Why the patterns leave a parameter out, or None. A tied parameter is left out under any of its names."""
-        among = [pattern for pattern in exclude if pattern in among]
-        for pattern in among:
-            if any(fnmatchcase(each, pattern) for each in all_names[name]):
-                return f"excluded by pattern {pattern!r}"
-        if include is not None and not any(fnmatchcase(each, p) for each in all_names[name] for p in include):
-            return "matches no include pattern"
-        return None
+    def excluded(name: str, patterns: Iterable[str]) -> str | None:
+        """The pattern that leaves a parameter out, or None; a tied parameter goes by all its names."""
+        return next((p for p in patterns for each in all_names[name] if fnmatchcase(each, p)), None)
+
+    def included(name: str) -> bool:
+        return include is None or any(fnmatchcase(each, p) for each in all_names[name] for p in include)
 
     places = _Places(model, known)
     found: list[Unit] = []
     for name, parameter in usable.items():
-        reason = verdict(name, exclude)
-        if reason:
-            skipped[name] = reason
+        pattern = excluded(name, exclude)
+        if pattern is not None:
+            skipped[name] = f"excluded by pattern {pattern!r}"
+        elif not included(name):
+            skipped[name] = "matches no include pattern"
         elif layers:
-            rows, columns = matrix_shape(parameter)
+            rows, columns = matrix_shape(parameter.shape)
             tower, block, part = places.of(name)
             found.append(Unit(name, "layer", (Slice(name, 0, rows, 0, columns),), tower, block, None, part))
 
     unknown: list[str] = []
     if heads:
-        in_heads = [pattern for pattern in exclude if pattern not in EXCLUDE_BIASES]
-        allowed = {name for name in usable if verdict(name, in_heads) is None}
-        excluded_by_name = {name for name in usable if any(fnmatchcase(name, pattern) for pattern in in_heads)}
+        patterns = [pattern for pattern in exclude if pattern not in EXCLUDE_BIASES]
+        kept = {name for name in usable if excluded(name, patterns) is None}
         mapped, unknown, reasons = _read_heads(model, names)
         if unknown:
             _warn_unknown(model, unknown, reasons)
@@ -410,12 +415,9 @@ def find_units(
             slices = []
             for piece in head.pieces:
                 name = names[id(piece.tensor)]
-                if piece.weight is None:
-                    wanted = name in allowed
-                else:
-                    # A bias goes with its weight even where include does not name it.
-                    wanted = name in usable and name not in excluded_by_name and names[id(piece.weight)] in allowed
-                if wanted:
+                # A bias goes with its weight, even where `include` names the weight alone.
+                leader = name if piece.weight is None else names[id(piece.weight)]
+                if name in kept and leader in kept and included(leader):
                     slices.append(Slice(name, piece.row, piece.rows, piece.column, piece.columns))
             if slices:
                 label = f"{path}.{head.label}" if path else head.label
@@ -424,6 +426,7 @@ def find_units(
                 found.append(Unit(label, "head", tuple(slices), tower, block, head.index, part))
 
     touched = {piece.parameter for unit in found for piece in unit.slices}
+    _check_memory({name: first[name] for name in first if name in touched})
     skipped = {name: skipped.get(name, "belongs to no head") for name in first if name not in touched}
     if not found:
         reasons = sorted(set(skipped.values()))
@@ -452,8 +455,11 @@ def _patterns(given: str | Sequence[str], option: str) -> tuple[str, ...]:
 def _unusable(parameter: nn.Parameter, skip_frozen: bool) -> str | None:
     if isinstance(parameter, nn.parameter.UninitializedParameter):
         return "not initialised (lazy module): run one forward first"
-    if type(parameter.data).__name__ == "DTensor":
-        return "sharded (DTensor): find units before sharding, or gather the full parameter"
+    kind = type(parameter.data)
+    if kind is not torch.Tensor:
+        return f"a {kind.__name__} (sharded, quantised or fake): edit the full, plain parameter"
+    if parameter.layout is not torch.strided:
+        return f"layout {str(parameter.layout).removeprefix('torch.')} cannot be edited: make it dense"
     if parameter.dtype not in EDITABLE_DTYPES:
         return f"dtype {str(parameter.dtype).removeprefix('torch.')} cannot be edited: load it in a floating dtype"
     if parameter.numel() == 0:
@@ -461,6 +467,19 @@ def _unusable(parameter: nn.Parameter, skip_frozen: bool) -> str | None:
     if skip_frozen and not parameter.requires_grad:
         return "frozen (requires_grad=False)"
     return None
+
+
+def _check_memory(parameters: Mapping[str, nn.Parameter]) -> None:
+    """Two Parameters on one piece of memory have two gradients, each half the truth, and would be edited twice."""
+    at: dict[tuple[torch.device, int], str] = {}
+    for name, parameter in parameters.items():
+        place = (parameter.device, parameter.data_ptr())
+        if place in at:
+            raise ModelError(
+                f"parameters {at[place]!r} and {name!r} share their memory but are two Parameter objects; tie them by "
+                "assigning one Parameter to both modules, or exclude both"
+            )
+        at[place] = name
 
 
 def _read_heads(model: nn.Module, names: Mapping[int, str]) -> tuple[list[tuple[str, Head]], list[str], dict[str, str]]:
@@ -503,7 +522,7 @@ def _inside(path: str, outer: str) -> bool:
 def _check_piece(piece, names: Mapping[int, str]) -> None:
     if id(piece.tensor) not in names:
         raise HeadMapError("a weight is computed (parametrised), not a parameter of the model")
-    rows, columns = matrix_shape(piece.tensor)
+    rows, columns = matrix_shape(piece.tensor.shape)
     if piece.row < 0 or piece.column < 0 or piece.row + piece.rows > rows or piece.column + piece.columns > columns:
         raise HeadMapError(
             f"{names[id(piece.tensor)]} is {rows} by {columns}, a head wants rows {piece.row} to "
@@ -538,14 +557,11 @@ class _Places:
         bare = _bare(model)
         # open_clip and OpenAI CLIP keep the text tower at the top level, beside `visual`.
         self._flat_text = hasattr(bare, "visual") and hasattr(bare, "transformer")
-        self._stages: set[str] = set()
-        for name in names:
-            match = self._nested(self._strip(name))
-            if match:
-                self._stages.add(match[1])
+        stripped = [self._strip(name) for name in names]
+        self._staged = {match[0] for name in stripped for match in re.finditer(f"{_STAGE}(?={_IN_STAGE})", name)}
         self._depth: dict[str, dict[str, int]] = {}
-        for name in names:
-            tower, rest = self._tower(self._strip(name))
+        for name in stripped:
+            tower, rest = self._tower(name)
             block, _ = self._block(rest)
             if block is not None:
                 depths = self._depth.setdefault(tower, {})
@@ -554,12 +570,6 @@ class _Places:
     @staticmethod
     def _strip(name: str) -> str:
         return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
-
-    @staticmethod
-    def _nested(name: str):
-        """A stage, as in Swin's "layers.2.blocks.5": the outer list counts stages, the inner one blocks."""
-        lists = "|".join(_BLOCK_LISTS)
-        return re.search(rf"(?:^|\.)((?:{lists})\.\d+)\.(?:{lists})\.\d+\.", name)
 
     def _tower(self, name: str) -> tuple[str, str]:
         parts = name.split(".")
@@ -575,13 +585,10 @@ class _Places:
         return "", name
 
     def _block(self, rest: str) -> tuple[str | None, str]:
-        lists = "|".join(_BLOCK_LISTS)
-        match = re.search(rf"(?:^|\.)(?:(?:{lists})\.\d+\.)??(?:{lists})\.\d+\.", rest)
-        nested = self._nested(rest)
-        if nested:
-            match = re.search(rf"(?:^|\.){re.escape(nested[1])}\.(?:{lists})\.\d+\.", rest)
-        elif match and any(match[0].strip(".") == stage for stage in self._stages):
-            return None, rest
+        match = re.search(_BLOCK, rest)
+        if match and match[0] in self._staged:
+            # What a stage holds beside its blocks (a downsampling) is outside the blocks.
+            match = re.search(re.escape(match[0]) + _IN_STAGE, rest)
         if not match:
             return None, rest
         return rest[: match.end() - 1], rest[match.end() :]
