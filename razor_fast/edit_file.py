@@ -1,0 +1,312 @@
+"""The edit file and the undo file: what stands in them, how they are written and how they are checked when read.
+
+Both are safetensors files. The bytes are a function of the edit alone: no times, paths or host names, JSON with sorted
+keys, tensors in a fixed order. docs/edit-files.md describes the format for other tools. Calls razor_fast.matrix,
+razor_fast.fingerprint and the errors.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import safetensors
+import torch
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, ValidationError
+from torch import Tensor
+
+from .errors import EditError
+from .fingerprint import canonical_json, dtype_name, hash_tensor, hash_text, parallel
+from .matrix import as_bytes, matrix_shape, slice_label
+
+EDIT_FORMAT, UNDO_FORMAT, FORMAT_VERSION = "razor_fast.edit", "razor_fast.undo", 1
+MANIFEST_KEY, HASH_KEY = "razor_fast.manifest", "razor_fast.sha256"
+# torch's name of a dtype -> its name in a safetensors header
+DTYPES = {
+    "float64": "F64",
+    "float32": "F32",
+    "bfloat16": "BF16",
+    "float16": "F16",
+    "float8_e4m3fn": "F8_E4M3",
+    "float8_e5m2": "F8_E5M2",
+}
+
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=0)]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class SliceRecord(_Record):
+    """One edited rectangle of one parameter, and the hashes of its values before and after."""
+
+    parameter: str
+    row: Count
+    rows: Annotated[int, Field(ge=1)]
+    column: Count
+    columns: Annotated[int, Field(ge=1)]
+    shape: tuple[Count, ...]  # of the whole parameter
+    dtype: str
+    base_sha256: Sha256
+    new_sha256: Sha256
+
+    @property
+    def key(self) -> str:
+        """The tensor's name in the file."""
+        rows, columns = f"{self.row}:{self.row + self.rows}", f"{self.column}:{self.column + self.columns}"
+        return f"{self.parameter}[{rows},{columns}]"
+
+    @property
+    def label(self) -> str:
+        return slice_label(self.parameter, self.row, self.rows, self.column, self.columns, self.shape)
+
+    @property
+    def elements(self) -> int:
+        return self.rows * self.columns
+
+    @property
+    def bytes(self) -> int:
+        return self.elements * getattr(torch, self.dtype).itemsize
+
+    def overlaps(self, other: SliceRecord) -> bool:
+        return (
+            self.parameter == other.parameter
+            and self.row < other.row + other.rows
+            and other.row < self.row + self.rows
+            and self.column < other.column + other.columns
+            and other.column < self.column + self.columns
+        )
+
+
+class UnitRecord(_Record):
+    """A layer or a head, and the positions of its slices in the manifest's list."""
+
+    name: str
+    kind: str
+    tower: str = ""
+    block: int | None = None
+    head: int | None = None
+    part: str = ""
+    slices: tuple[Count, ...]
+
+
+class ModelRecord(_Record):
+    """Fingerprints of the model the edit was made on (`sha256`) and of the edited model (`edited_sha256`, if known)."""
+
+    sha256: Sha256
+    edited_sha256: Sha256 | None
+    architecture_sha256: Sha256
+    elements: Count
+
+
+class Manifest(_Record):
+    """All an edit file says about itself except the values."""
+
+    format: Literal["razor_fast.edit"] = EDIT_FORMAT
+    format_version: Literal[1] = FORMAT_VERSION
+    model: ModelRecord
+    slices: tuple[SliceRecord, ...]
+    units: tuple[UnitRecord, ...]
+    tied: dict[str, tuple[str, ...]] = {}  # other names of the edited parameters
+    configuration: dict[str, JsonValue] = {}
+    seeds: dict[str, JsonValue] = {}
+    metrics_before: dict[str, JsonValue] = {}
+    metrics_after: dict[str, JsonValue] = {}
+    versions: dict[str, str] = {}
+    parents: tuple[Sha256, ...] = ()  # content hashes of the edits this one was stacked from
+
+    def text(self) -> str:
+        return canonical_json(self.model_dump(mode="json"))
+
+
+class UndoManifest(_Record):
+    """What an undo file says about itself: the edit it belongs to and the slices it restores."""
+
+    format: Literal["razor_fast.undo"] = UNDO_FORMAT
+    format_version: Literal[1] = FORMAT_VERSION
+    edit_sha256: Sha256
+    slices: tuple[tuple[str, Sha256], ...]  # (tensor name, sha256 of the base values)
+
+    def text(self) -> str:
+        return canonical_json(self.model_dump(mode="json"))
+
+
+def library_versions() -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        own = version("razor_fast")
+    except PackageNotFoundError:  # used from a source tree that was never installed
+        own = "source"
+    return {
+        "razor_fast": own,
+        "torch": str(torch.__version__),
+        "safetensors": safetensors.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def plain_json(value: Any, name: str) -> Any:
+    """`value` as JSON would return it. Raises EditError naming `name` when JSON cannot hold it."""
+    try:
+        return json.loads(canonical_json(value))
+    except (TypeError, ValueError) as error:
+        raise EditError(
+            f"{name} cannot be written as JSON ({error}). Use strings, finite numbers, booleans, None, lists and "
+            f"dictionaries; write a missing number as None."
+        ) from error
+
+
+def find_overlap(records: Sequence[SliceRecord]) -> tuple[SliceRecord, SliceRecord] | None:
+    """Two slices that share an element, or None. Sweeps down the rows of each parameter."""
+    by_parameter: dict[str, list[SliceRecord]] = {}
+    for record in records:
+        by_parameter.setdefault(record.parameter, []).append(record)
+    for group in by_parameter.values():
+        group.sort(key=lambda record: (record.row, record.column))
+        for position, record in enumerate(group):
+            for later in group[position + 1 :]:
+                if later.row >= record.row + record.rows:
+                    break
+                if record.overlaps(later):
+                    return record, later
+    return None
+
+
+def check_manifest(manifest: Manifest) -> None:
+    """Raises EditError naming the first thing in `manifest` that contradicts itself."""
+    shapes: dict[str, tuple] = {}
+    for record in manifest.slices:
+        rows, columns = matrix_shape(record.shape)
+        if record.row + record.rows > rows or record.column + record.columns > columns:
+            raise EditError(f"{record.key} leaves its parameter, which is a matrix of {rows} x {columns}.")
+        if record.dtype not in DTYPES:
+            raise EditError(f"{record.key} has dtype {record.dtype}; expected one of {', '.join(DTYPES)}.")
+        if shapes.setdefault(record.parameter, (record.shape, record.dtype)) != (record.shape, record.dtype):
+            raise EditError(f"the slices of {record.parameter} disagree about its shape or dtype.")
+    overlap = find_overlap(manifest.slices)
+    if overlap:
+        raise EditError(f"the slices {overlap[0].key} and {overlap[1].key} overlap; the slices of an edit must not.")
+    names = [unit.name for unit in manifest.units]
+    if len(set(names)) != len(names):
+        raise EditError(f"two units are named {next(name for name in names if names.count(name) > 1)}.")
+    for unit in manifest.units:
+        if any(index >= len(manifest.slices) for index in unit.slices):
+            raise EditError(f"the unit {unit.name} names a slice that is not there.")
+    unclaimed = set(range(len(manifest.slices))) - {index for unit in manifest.units for index in unit.slices}
+    if unclaimed:
+        raise EditError(f"{manifest.slices[min(unclaimed)].key} belongs to no unit.")
+
+
+def write_file(path: Path, text: str, tensors: Mapping[str, Tensor]) -> None:
+    """Writes a safetensors file whose bytes depend on `text` and `tensors` only.
+
+    The safetensors package leaves the order of metadata keys to chance in some versions, so the header is written here.
+    """
+    order = sorted(tensors, key=lambda key: (-tensors[key].element_size(), key))  # keeps every tensor aligned
+    header: dict[str, Any] = {"__metadata__": {HASH_KEY: hash_text(text), MANIFEST_KEY: text}}
+    offset = 0
+    for key in order:
+        tensor = tensors[key]
+        end = offset + tensor.numel() * tensor.element_size()
+        header[key] = {
+            "dtype": DTYPES[dtype_name(tensor.dtype)],
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, end],
+        }
+        offset = end
+    encoded = json.dumps(header, separators=(",", ":"), ensure_ascii=True).encode("ascii")
+    encoded += b" " * (-len(encoded) % 8)
+    with open(path, "xb") as file:
+        file.write(len(encoded).to_bytes(8, "little"))
+        file.write(encoded)
+        for key in order:
+            file.write(as_bytes(tensors[key]).numpy())
+
+
+def read_file(path: str | os.PathLike, expected_format: str) -> tuple[str, dict[str, Tensor]]:
+    """The manifest text and the tensors of a file of write_file. Raises EditError naming what is wrong with it."""
+    path = Path(path)
+    if not path.is_file():
+        raise EditError(f"{path} is {'a folder' if path.is_dir() else 'not there'}; an edit file was expected.")
+    try:
+        with safetensors.safe_open(path, "pt", device="cpu") as file:
+            metadata = file.metadata() or {}
+            text, stated = metadata.get(MANIFEST_KEY), metadata.get(HASH_KEY)
+            if text is None or stated is None:
+                raise EditError(f"{path} is a safetensors file without a razor_fast manifest: not an edit file.")
+            # clone: some versions of safetensors map the file, and a later change of it would change the edit
+            tensors = {key: file.get_tensor(key).clone() for key in file.keys()}
+    except (safetensors.SafetensorError, UnicodeDecodeError) as error:
+        raise EditError(f"{path} is truncated, corrupted or no safetensors file ({error}).") from error
+    except (OSError, RuntimeError, ValueError, AttributeError, TypeError) as error:
+        if isinstance(error, EditError):
+            raise
+        raise EditError(f"{path} cannot be read ({error}).") from error
+    try:
+        actual = hash_text(text)
+    except UnicodeEncodeError:
+        actual = None
+    if actual != stated:
+        raise EditError(f"{path}: the manifest does not match its sha256; the file is corrupted or was changed.")
+    try:
+        content = json.loads(text)
+        found, version = content.get("format"), content.get("format_version")
+    except (ValueError, AttributeError) as error:
+        raise EditError(f"{path}: the manifest is no JSON object ({error}).") from error
+    if found != expected_format:
+        raise EditError(f"{path} has format {found!r}; expected {expected_format!r}.")
+    if version != FORMAT_VERSION:
+        raise EditError(
+            f"{path} has format version {version!r}; this razor_fast reads version {FORMAT_VERSION}. Update razor_fast."
+        )
+    return text, tensors
+
+
+def parse_manifest(path: str | os.PathLike, text: str, kind: type[Manifest] | type[UndoManifest]):
+    """The validated manifest. Raises EditError naming the field that is wrong."""
+    try:
+        manifest = kind.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"])) or "the manifest"
+        raise EditError(f"{path}: {field}: {first['msg']}.") from error
+    try:
+        canonical = manifest.text() == text
+    except ValueError:  # NaN and infinity, which JSON does not know
+        canonical = False
+    if not canonical:
+        raise EditError(f"{path}: the manifest is not in its canonical form (sorted keys, no spaces, all fields).")
+    return manifest
+
+
+def check_tensors(path: str | os.PathLike, tensors: Mapping[str, Tensor], records: Sequence[SliceRecord], field: str):
+    """The tensors of `records` in order, each checked against the record's shape, dtype and hash `field`."""
+    keys = {record.key for record in records}
+    for missing in sorted(keys - tensors.keys()):
+        raise EditError(f"{path}: the values of {missing} are missing.")
+    for extra in sorted(tensors.keys() - keys):
+        raise EditError(f"{path}: holds {extra}, which its manifest does not name.")
+    ordered = tuple(tensors[record.key] for record in records)
+    for record, tensor in zip(records, ordered):
+        if tuple(tensor.shape) != (record.rows, record.columns) or dtype_name(tensor.dtype) != record.dtype:
+            raise EditError(
+                f"{path}: {record.key} is {dtype_name(tensor.dtype)} {list(tensor.shape)}; its manifest says "
+                f"{record.dtype} {[record.rows, record.columns]}."
+            )
+    for record, actual in zip(records, parallel(hash_tensor, ordered)):
+        if actual != getattr(record, field):
+            raise EditError(f"{path}: the values of {record.key} do not match their sha256; the file is corrupted.")
+    return ordered
+
+
+def undo_path(path: str | os.PathLike) -> Path:
+    """'seven.safetensors' -> 'seven.undo.safetensors'."""
+    path = Path(path)
+    return path.with_name(f"{path.name.removesuffix('.safetensors')}.undo.safetensors")

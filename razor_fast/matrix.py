@@ -1,0 +1,62 @@
+"""A parameter seen as the matrix [dim 0, the rest]: read and write one rectangle of it, bit for bit.
+
+Plain torch copies, one per slice: exact for every dtype, device and memory layout. Calls nothing of razor_fast.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def matrix_shape(shape: Sequence[int]) -> tuple[int, int]:
+    """(rows, columns) of the matrix view: [n] is [n, 1], a scalar is [1, 1]."""
+    return (shape[0] if len(shape) else 1, math.prod(shape[1:]))
+
+
+def slice_label(parameter: str, row: int, rows: int, column: int, columns: int, shape: Sequence[int]) -> str:
+    """How a slice is named in messages: the parameter, then only the ranges that do not span it."""
+    all_rows, all_columns = matrix_shape(shape)
+    label = parameter
+    if rows != all_rows:
+        label += f" rows {row}:{row + rows}"
+    if columns != all_columns:
+        label += f" columns {column}:{column + columns}"
+    return label
+
+
+def read_slice(tensor: Tensor, where) -> Tensor:
+    """A contiguous CPU copy [rows, columns] of the rectangle `where` (anything with row, rows, column, columns)."""
+    matrix = tensor.detach().reshape(matrix_shape(tensor.shape))
+    part = matrix[where.row : where.row + where.rows, where.column : where.column + where.columns]
+    return torch.empty(part.shape, dtype=part.dtype).copy_(part)
+
+
+def write_slice(tensor: Tensor, where, values: Tensor) -> None:
+    """Copies `values` [rows, columns] into the rectangle. The version counter of `tensor` goes up; needs no_grad."""
+    target = tensor.detach()  # shares the version counter, unlike .data
+    shape = matrix_shape(tensor.shape)
+    rows, columns = slice(where.row, where.row + where.rows), slice(where.column, where.column + where.columns)
+    try:
+        matrix = target.view(shape)
+    except RuntimeError:  # channels_last and the like have no matrix view: rewrite the tensor with the part replaced
+        matrix = target.reshape(shape)
+        matrix[rows, columns].copy_(values)
+        target.copy_(matrix.view(tensor.shape))
+    else:
+        matrix[rows, columns].copy_(values)
+
+
+def same_bits(left: Tensor, right: Tensor) -> bool:
+    """Whether two CPU tensors hold the same bytes: -0.0 is not 0.0, and a NaN equals itself."""
+    if left.shape != right.shape or left.dtype != right.dtype:
+        return False
+    return torch.equal(as_bytes(left), as_bytes(right))
+
+
+def as_bytes(tensor: Tensor) -> Tensor:
+    """The tensor's bytes on the CPU, row-major, as uint8 [bytes]; no copy where none is needed."""
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
