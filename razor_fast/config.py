@@ -1,0 +1,71 @@
+"""Validated configuration of a run. Unknown options and impossible values are refused before a model is loaded."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from .errors import ConfigError
+
+__all__ = ["Strict", "RazorConfig"]
+
+
+class Strict(BaseModel):
+    """A pydantic model that refuses unknown options and raises ConfigError with the option, its value and the remedy."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def __init__(self, **options):
+        try:
+            super().__init__(**options)
+        except ValidationError as error:
+            raise ConfigError(describe(error, type(self).__name__)) from None
+
+
+def describe(error, where):
+    """One line for each problem pydantic found: option, problem, value given."""
+    lines = []
+    for problem in error.errors():
+        option = ".".join(str(part) for part in problem["loc"]) or where
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"{option}: unknown option; check the spelling against `razor-fast unlearn --help` or docs/config.md")
+        else:
+            lines.append(f"{option}: {problem['msg']} (given: {problem.get('input')!r})")
+    return f"{where} is not valid:\n  " + "\n  ".join(lines)
+
+
+class RazorConfig(Strict):
+    """RAZOR's settings. Symbols are those of docs/method.md.
+
+    Scoring: alpha (weight of the cosine), eps. Direction: lambda_forget, rho, lambda_retain, lambda_mismatch.
+    """
+
+    seed: int = Field(0, ge=0, description="governs batches and everything else that is drawn")
+
+    layers: bool = Field(True, description="consider whole parameters")
+    heads: bool = Field(True, description="consider attention heads")
+    include: tuple[str, ...] | None = Field(None, description="only parameters matching one of these patterns")
+    exclude: tuple[str, ...] | None = Field(None, description="parameters never edited; default as in SLUG (docs/units.md)")
+
+    alpha: float = Field(0.5, ge=0, le=1)
+    eps: float = Field(1e-12, gt=0)
+    threshold: float | Literal["auto"] = Field("auto", description="tau: units with phi above it form the first K")
+    initial_units: int | None = Field(None, ge=1, description="first K by count instead of by threshold")
+    max_initial_units: int = Field(4, ge=1, description="cap on the first K when it is chosen by threshold")
+
+    lambda_forget: float = Field(1.0, ge=0)
+    rho: float = Field(1.0, gt=0, le=1)
+    lambda_retain: float = Field(1.0, ge=0)
+    lambda_mismatch: float = Field(1.0, ge=0)
+
+    forget_target: float = Field(0.0, description="stop when the forget metric on validation is at or below this")
+    retain_tolerance: float = Field(0.01, ge=0, description="largest drop allowed of each retain metric on validation")
+    tolerances: dict[str, float] = Field(default_factory=dict, description="the same, by metric, where it differs")
+
+    step: Literal["per_unit", "joint"] = Field("per_unit", description="search one step size a unit, or one for all of K")
+    first_step: float = Field(0.1, gt=0, description="first step tried, as a share of the unit's norm: ||step||/||theta||")
+    max_probes: int = Field(10, ge=1, description="evaluations of one step-size search")
+    rounding: Literal["nearest", "stochastic"] = Field("nearest", description="how bf16 and fp16 weights are rounded")
+
+    max_rounds: int = Field(6, ge=1)
+    patience: int = Field(2, ge=1, description="stop after this many rounds in a row that did not help")
+    grow: bool = Field(True, description="add the best unit not yet in K in each round after the first")

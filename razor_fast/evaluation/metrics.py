@@ -1,0 +1,58 @@
+"""Metrics of unlearning, as pure functions of features and predictions. Families call these; they know no model.
+
+Names and directions (docs/metrics.md): forget accuracy and forget alignment fall, retain accuracy and retrieval
+stability stay.
+"""
+
+import torch
+
+from ..errors import OperatorInputError
+
+__all__ = ["classifier_from_prompts", "zero_shot_accuracy", "class_margin", "pair_alignment", "top_caption", "stability",
+           "confusion_matrix"]  # fmt: skip
+
+
+def classifier_from_prompts(prompt_features, class_of_prompt, classes):
+    """Zero-shot weights of CLIP: the mean of each class's unit prompt features, made unit again.
+
+    prompt_features [P, E] unit rows, class_of_prompt int64 [P] in [0, classes). Returns [classes, E].
+    """
+    sums = prompt_features.new_zeros(classes, prompt_features.shape[1]).index_add_(0, class_of_prompt, prompt_features)
+    return torch.nn.functional.normalize(sums, dim=-1)
+
+
+def zero_shot_accuracy(similarities, targets):
+    """Share in [0, 1] of rows whose largest column is the target. similarities [B, C], targets int64 [B]."""
+    if not len(targets):
+        raise OperatorInputError("accuracy of an empty set is undefined; give at least one sample")
+    return (similarities.argmax(dim=1) == targets).double().mean().item()
+
+
+def class_margin(similarities, targets):
+    """Mean over rows of (similarity to the target - best similarity to another class), in cosine units. Needs C > 1."""
+    own = similarities.gather(1, targets[:, None])
+    others = similarities.scatter(1, targets[:, None], float("-inf")).amax(dim=1, keepdim=True)
+    return (own - others).double().mean().item()
+
+
+def pair_alignment(image_features, text_features):
+    """Mean cosine of matching pairs. Both [B, E], unit rows."""
+    return (image_features * text_features).sum(dim=1).double().mean().item()
+
+
+def top_caption(image_features, caption_features):
+    """Index of the most similar caption for each image: int64 [B]."""
+    return (image_features @ caption_features.T).argmax(dim=1)
+
+
+def stability(now, before):
+    """Share of entries that are unchanged: retrieval stability on `top_caption` indices."""
+    if now.shape != before.shape or not len(now):
+        raise OperatorInputError(f"two equal, non-empty lists were expected, got {list(now.shape)} and {list(before.shape)}")
+    return (now == before).double().mean().item()
+
+
+def confusion_matrix(predicted, targets, classes):
+    """Counts [classes, classes]: row = true class, column = predicted."""
+    flat = targets * classes + predicted
+    return torch.bincount(flat, minlength=classes * classes).reshape(classes, classes)

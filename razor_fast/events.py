@@ -1,0 +1,99 @@
+"""What the loop tells the world: one dataclass an event. Progress bars, the JSONL log, callbacks and tests read these."""
+
+import dataclasses
+from dataclasses import dataclass, field
+
+__all__ = ["Event", "RunStarted", "RoundStarted", "Scored", "UnitsChosen", "Probed", "StepAccepted", "StepRejected",
+           "RoundEnded", "RunEnded", "as_record"]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Event:
+    """Base of all events. `round` counts from 0; -1 is before the first."""
+
+    round: int
+
+
+@dataclass(frozen=True)
+class RunStarted(Event):
+    """The model as it was found: `before` holds its metrics on validation. `resumed`: rounds taken from a killed run."""
+
+    task: dict
+    config: dict
+    before: dict
+    units: int
+    unknown_attention: list
+    resumed: int = 0
+
+
+@dataclass(frozen=True)
+class RoundStarted(Event):
+    units: list
+
+
+@dataclass(frozen=True)
+class Scored(Event):
+    """`rows`: every unit's score in round 0, the 20 best after. `losses`: their sums over the round's batches."""
+
+    rows: list
+    threshold: float
+    counts: dict
+    losses: dict
+
+
+@dataclass(frozen=True)
+class UnitsChosen(Event):
+    """Units new in K, and candidates passed over -> why."""
+
+    names: list
+    passed_over: dict
+
+
+@dataclass(frozen=True)
+class Probed(Event):
+    """One evaluation on validation. `step` is ||step||/||theta||; `unit` is "joint" for a step of all K at once."""
+
+    unit: str
+    step: float
+    metrics: dict
+    stable: bool
+    met: bool
+
+
+@dataclass(frozen=True)
+class StepAccepted(Event):
+    """`steps`: unit -> ||step||/||theta|| as asked; `happened`: the same as measured on the rounded weights."""
+
+    steps: dict
+    happened: dict
+    metrics: dict
+
+
+@dataclass(frozen=True)
+class StepRejected(Event):
+    names: list
+    reason: str
+
+
+@dataclass(frozen=True)
+class RoundEnded(Event):
+    metrics: dict
+    helped: bool
+    seconds: float
+
+
+@dataclass(frozen=True)
+class RunEnded(Event):
+    """`outcome`: target_met, already_met, no_progress, max_rounds or no_unit. Metrics are those on validation."""
+
+    outcome: str
+    message: str
+    before: dict
+    after: dict
+    units: list
+    totals: dict = field(default_factory=dict)
+
+
+def as_record(event):
+    """A JSON-able dict with the event's name first."""
+    return {"event": type(event).__name__, **dataclasses.asdict(event)}

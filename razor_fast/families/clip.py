@@ -1,0 +1,220 @@
+"""CLIP: the losses, batches and metrics of one request to forget a class, a person or an object.
+
+A ClipTask is built from a model, its preprocessing and `data.Parts` (forget and retain, each with train, validation and
+test). It implements families/task.py for the loop. Gradients come from train, decisions from validation, and test is
+only ever reported.
+"""
+
+import torch
+
+from .. import losses
+from ..data import materialise
+from ..data.concepts import caption_matcher
+from ..errors import ConceptError, ConfigError, DataError
+from ..evaluation import metrics
+from ..evaluation.privacy import membership_auc
+from .clip_model import ClipAdapter
+
+__all__ = ["ClipTask"]
+
+DEFAULT_TEMPLATES = ("a photo of a {}",)
+
+
+class ClipTask:
+    """Forget `concept` in a CLIP model.
+
+    model: open_clip CLIP or transformers CLIPModel / SiglipModel. parts: data.Parts. concept: the class name.
+    preprocess: image transform (open_clip's) or image processor (transformers'). tokenizer: of either library.
+    classes: all class names for zero-shot classification, the concept among them; default: the samples' labels. Without
+    labels and without classes, the captions themselves are the classes (image-to-caption retrieval).
+    templates: prompts with one {} for the class name.
+    reference: optional model trained without the concept: its membership AUC is subtracted from privacy_leakage.
+    batch_size: of a micro-batch. gradient_batches: micro-batches of each side per round; None: the whole train part.
+
+    The frozen model's features are cached here, so build the task before the model is edited.
+    Raises DataError, ConceptError, ConfigError, ModelError before anything is changed.
+    """
+
+    family = "clip"
+    forget_metric = "forget_accuracy"
+    forget_signal = "forget_margin"
+    retain_metrics = ("retain_accuracy", "retrieval_stability")
+
+    def __init__(self, model, parts, concept, *, preprocess, tokenizer, classes=None, templates=DEFAULT_TEMPLATES,
+                 reference=None, batch_size=64, gradient_batches=None, seed=0):
+        if batch_size < 2:
+            raise ConfigError(f"batch_size is {batch_size}; a contrastive loss needs at least 2")
+        self.model, self.parts, self.concept = model, parts, concept
+        self.adapter = ClipAdapter(model)
+        self.batch_size, self.gradient_batches, self.seed = batch_size, gradient_batches, seed
+        self.default_tolerances = {}
+        self.preprocess, self.tokenizer = preprocess, tokenizer
+        self.classes, self.prompts, self._class_of_prompt = self._make_classes(classes, templates)
+        self.sets = {name: materialise(part, preprocess, tokenizer) for name, part in parts.items()}
+        self._prompt_tokens = self._tokenize(self.prompts)
+        self._targets = {name: self._find_targets(name) for name in self.sets}
+        self._pools = {part: self._make_pool(part) for part in ("validation", "test")}
+        model.eval()
+        self._frozen_top, self._frozen_features = {}, {}
+        for part in ("validation", "test"):
+            images, _ = self._features(f"retain.{part}", texts=False)
+            self._frozen_top[part] = metrics.top_caption(images, self._encode_texts(self._pools[part][1]))
+        self._frozen_features["retain.train"] = self._features("retain.train")
+        self.reference_auc = None
+        if reference is not None:
+            self.reference_auc = self.membership(model=reference)
+
+    # -- what the loop asks for
+
+    def losses(self, side, round_index, seed):
+        """See Task.losses. forget: cosine embedding loss on forget pairs. retain: symmetric InfoNCE, equal captions
+        counted as positives of each other. mismatch: drift of the batch's similarity logits from the frozen model."""
+        name = "forget.train" if side == "forget" else "retain.train"
+        batches = self.sets[name].batches(min(self.batch_size, len(self.sets[name])), seed=seed + self.seed,
+                                          epoch=round_index, shuffle=True)
+        count = len(batches) if self.gradient_batches is None else min(self.gradient_batches, len(batches))
+        for index, batch in zip(range(count), batches):
+            images = self.adapter.encode_images(batch.images)
+            texts = self.adapter.encode_texts(batch.tokens, batch.attention_mask)
+            if side == "forget":
+                loss = losses.cosine_embedding_loss(images, texts)
+            elif side == "retain":
+                groups = torch.unique(batch.tokens, dim=0, return_inverse=True)[1].to(images.device)
+                loss = losses.info_nce(images, texts, self.adapter.logit_scale(), groups)
+            else:
+                frozen_images, frozen_texts = (f[batch.indices.to(f.device)] for f in self._frozen_features[name])
+                scale = self.adapter.logit_scale().detach()
+                loss = losses.similarity_drift(scale * images @ texts.T, scale * frozen_images @ frozen_texts.T)
+            yield loss / count
+
+    def evaluate(self, part):
+        """Metrics on "validation" or "test". All but the margins are shares or cosines; see docs/metrics.md."""
+        if part not in self._pools:
+            raise ConfigError(f"part is {part!r}; expected 'validation' or 'test'")
+        classifier = self._classifier()
+        forget, forget_texts = self._features(f"forget.{part}")
+        retain, retain_texts = self._features(f"retain.{part}")
+        forget_similar, retain_similar = forget @ classifier.T, retain @ classifier.T
+        found = {
+            "forget_accuracy": self._forget_accuracy(forget_similar, f"forget.{part}"),
+            "retain_accuracy": metrics.zero_shot_accuracy(retain_similar, self._targets[f"retain.{part}"]),
+            "retrieval_stability": metrics.stability(
+                metrics.top_caption(retain, self._encode_texts(self._pools[part][1])), self._frozen_top[part]),
+            "forget_alignment": metrics.pair_alignment(forget, forget_texts),
+            "retain_alignment": metrics.pair_alignment(retain, retain_texts),
+            "forget_margin": metrics.class_margin(forget_similar, self._targets[f"forget.{part}"]),
+        }
+        if part == "test":
+            found["membership_auc"] = self.membership()
+            if self.reference_auc is not None:
+                found["privacy_leakage"] = found["membership_auc"] - self.reference_auc
+        return found
+
+    def describe(self):
+        return {
+            "family": self.family, "concept": self.concept, "model": type(self.model).__name__,
+            "classes": list(self.classes), "parts": self.parts.summary(),
+        }
+
+    # -- for reports
+
+    def predictions(self, part, side):
+        """Zero-shot class index of each image of a side ("forget", "retain") of a part: (predicted, target), int64 [N]."""
+        images, _ = self._features(f"{side}.{part}", texts=False)
+        return (images @ self._classifier().T).argmax(dim=1).cpu(), self._targets[f"{side}.{part}"].cpu()
+
+    def top_captions(self, part, side, indices, count=3):
+        """For each image asked for: its `count` most similar captions of the part's pool, as (caption, cosine) pairs."""
+        images, _ = self._features(f"{side}.{part}", texts=False)
+        pool, tokens = self._pools[part]
+        best = (images[list(indices)] @ self._encode_texts(tokens).T).topk(min(count, len(pool)), dim=1)
+        return [[(pool[i], v) for i, v in zip(row.tolist(), values.tolist())]
+                for row, values in zip(best.indices, best.values)]
+
+    @torch.no_grad()
+    def membership(self, model=None):
+        """AUC of the membership attack on loss and alignment: forget.train against forget.test, never trained on."""
+        adapter = self.adapter if model is None else ClipAdapter(model)
+        sides = []
+        for name in ("forget.train", "forget.test"):
+            images, texts = self._features(name, adapter=adapter)
+            similar = images @ self._classifier(adapter).T
+            loss = torch.nn.functional.cross_entropy(adapter.logit_scale() * similar, self._targets[name], reduction="none")
+            sides.append(torch.stack([loss, (images * texts).sum(dim=1)], dim=1).double().cpu().numpy())
+        return membership_auc(*sides, seed=self.seed)
+
+    # -- how
+
+    def _make_classes(self, classes, templates):
+        samples = [s for _, part in self.parts.items() for s in part]
+        labels = {s.label for s in samples}
+        if classes is None and None not in labels:
+            classes = sorted(labels)
+        if classes is not None:
+            classes = list(classes)
+            folded = [c.casefold() for c in classes]
+            if self.concept.casefold() not in folded:
+                raise ConceptError(f"the concept {self.concept!r} is not among the classes {classes[:10]}; add it or correct it")
+            self.concept = classes[folded.index(self.concept.casefold())]
+            if len(classes) < 2:
+                raise ConceptError("there is only one class, the concept itself; give retain samples of other classes")
+            prompts = [t.format(c) for c in classes for t in templates]
+            return classes, prompts, torch.arange(len(classes)).repeat_interleave(len(templates))
+        captions = sorted({s.caption for s in samples})
+        return captions, captions, torch.arange(len(captions))
+
+    def _find_targets(self, name):
+        part, index = self.sets[name], {c.casefold(): i for i, c in enumerate(self.classes)}
+        if self.prompts is self.classes:
+            return torch.tensor([index[c.casefold()] for c in part.captions], device=self.adapter.device)
+        targets = []
+        for sample in part.samples:
+            if name.startswith("forget"):
+                label = self.concept
+            elif sample.label is not None:
+                label = sample.label
+            else:
+                label = next((c for c in self.classes if caption_matcher([c])(sample.caption)), None)
+            if label is None or label.casefold() not in index:
+                raise ConceptError(
+                    f"sample {sample.key} of {name} belongs to no class (label {sample.label!r}, caption {sample.caption!r}); "
+                    f"give `classes` that cover it. Classes: {self.classes[:10]}")
+            targets.append(index[label.casefold()])
+        return torch.tensor(targets, device=self.adapter.device)
+
+    def _forget_accuracy(self, similarities, name):
+        if self.prompts is not self.classes:
+            return metrics.zero_shot_accuracy(similarities, self._targets[name])
+        own = torch.zeros(len(self.classes), dtype=torch.bool, device=similarities.device)
+        for part in ("train", "validation", "test"):
+            own[self._targets[f"forget.{part}"]] = True
+        return own[similarities.argmax(dim=1)].double().mean().item()
+
+    def _make_pool(self, part):
+        captions = sorted({c for side in ("forget", "retain") for c in self.sets[f"{side}.{part}"].captions})
+        if len(captions) < 2:
+            raise DataError(f"the {part} parts hold {len(captions)} distinct captions; retrieval needs at least 2")
+        return captions, self._tokenize(captions)
+
+    def _tokenize(self, captions):
+        from ..data.transforms import Tokenizer
+
+        return Tokenizer(self.tokenizer)(captions)
+
+    @torch.no_grad()
+    def _encode_texts(self, tokens, adapter=None):
+        return (adapter or self.adapter).encode_texts(tokens.ids, tokens.mask)
+
+    def _classifier(self, adapter=None):
+        features = self._encode_texts(self._prompt_tokens, adapter)
+        return metrics.classifier_from_prompts(features, self._class_of_prompt.to(features.device), len(self.classes))
+
+    @torch.no_grad()
+    def _features(self, name, *, texts=True, adapter=None):
+        adapter, batches = adapter or self.adapter, self.sets[name].batches(4 * self.batch_size)
+        images, captions = [], []
+        for batch in batches:
+            images.append(adapter.encode_images(batch.images))
+            if texts:
+                captions.append(adapter.encode_texts(batch.tokens, batch.attention_mask))
+        return torch.cat(images), torch.cat(captions) if texts else None

@@ -1,0 +1,77 @@
+"""One face for the two CLIPs: open_clip's CLIP classes and transformers' CLIPModel and SiglipModel.
+
+Features are [B, E] with unit rows. Nothing here imports either library: a model is recognised by what it offers.
+"""
+
+import torch
+import torch.nn.functional as F
+
+from ..errors import ModelError
+
+__all__ = ["ClipAdapter"]
+
+
+class ClipAdapter:
+    """encode_images(images), encode_texts(tokens, attention_mask) and logit_scale() of a CLIP model of either library.
+
+    Raises ModelError for a model that offers neither `encode_image`/`encode_text` (open_clip) nor
+    `get_image_features`/`get_text_features` (transformers), or that is on the meta device.
+    """
+
+    def __init__(self, model):
+        if any(p.is_meta for p in model.parameters()):
+            raise ModelError("the model is on the meta device, without values; load its weights first")
+        if hasattr(model, "encode_image") and hasattr(model, "encode_text"):
+            self.kind = "open_clip"
+        elif hasattr(model, "get_image_features") and hasattr(model, "get_text_features"):
+            self.kind = "transformers"
+        else:
+            raise ModelError(
+                f"{type(model).__name__} is not a CLIP model: expected one from open_clip.create_model_and_transforms or "
+                "transformers.CLIPModel / SiglipModel.from_pretrained"
+            )
+        if not hasattr(model, "logit_scale"):
+            raise ModelError(f"{type(model).__name__} has no logit_scale, so it was not trained with a contrastive loss")
+        self.model = model
+
+    @property
+    def device(self):
+        return next(self.model.parameters()).device
+
+    @property
+    def dtype(self):
+        return next(p.dtype for p in self.model.parameters() if p.is_floating_point())
+
+    def encode_images(self, images):
+        """images [B, 3, H, W] -> unit features [B, E]."""
+        images = images.to(self.device, self.dtype)
+        if self.kind == "open_clip":
+            return F.normalize(self.model.encode_image(images).float(), dim=-1)
+        return F.normalize(_pooled(self.model.get_image_features(pixel_values=images)).float(), dim=-1)
+
+    def encode_texts(self, tokens, attention_mask=None):
+        """tokens int64 [B, L] -> unit features [B, E]. Equal rows are encoded once."""
+        rows, inverse = torch.unique(tokens, dim=0, return_inverse=True)
+        if len(rows) == len(tokens):
+            rows, inverse = tokens, None
+        elif attention_mask is not None:
+            first = torch.full((len(rows),), len(tokens), dtype=torch.int64, device=tokens.device)
+            first.scatter_reduce_(0, inverse, torch.arange(len(tokens), device=tokens.device), "amin")
+            attention_mask = attention_mask[first]
+        rows = rows.to(self.device)
+        if self.kind == "open_clip":
+            features = self.model.encode_text(rows)
+        else:
+            mask = None if attention_mask is None else attention_mask.to(self.device)
+            features = _pooled(self.model.get_text_features(input_ids=rows, attention_mask=mask))
+        features = F.normalize(features.float(), dim=-1)
+        return features if inverse is None else features[inverse.to(self.device)]
+
+    def logit_scale(self):
+        """The temperature's inverse, exponentiated: a scalar."""
+        return self.model.logit_scale.exp().float()
+
+
+def _pooled(output):
+    """transformers 5 returns an output object where 4 returned the features."""
+    return output if isinstance(output, torch.Tensor) else output.pooler_output

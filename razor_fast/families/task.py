@@ -1,0 +1,36 @@
+"""What a family owes the loop: a model, losses on batches, metrics. The loop knows nothing else of CLIP or of images."""
+
+from collections.abc import Iterator
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+__all__ = ["Task"]
+
+
+@runtime_checkable
+class Task(Protocol):
+    """One request to forget, on one model, with its data. Implementations: families/clip.py."""
+
+    model: nn.Module
+    family: str
+
+    #: the metric that unlearning drives DOWN, and the ones that must not fall, in the order they are reported
+    forget_metric: str
+    retain_metrics: tuple[str, ...]
+    #: a continuous companion of the forget metric, also driven down: tells progress where the metric is flat
+    forget_signal: str
+    #: allowed drops that differ from RazorConfig.retain_tolerance, by metric, unless the configuration names them
+    default_tolerances: dict[str, float]
+
+    def losses(self, side: str, round_index: int, seed: int) -> Iterator[Tensor]:
+        """Micro-batch losses of `side` ("forget", "retain" or "mismatch"), weighted so that their sum is the loss meant.
+
+        Every loss is low when the concept is known; batches depend on (seed, round_index) only.
+        """
+
+    def evaluate(self, part: str) -> dict[str, float]:
+        """Metrics on "validation" or "test", by name; no randomness."""
+
+    def describe(self) -> dict:
+        """JSON-able facts for logs, edits and reports: concept, sizes of the parts, model name."""

@@ -1,0 +1,256 @@
+"""The loop: score, choose K, step, measure; while the target is not met, rescore, grow K, step again. A stream of events.
+
+    for event in unlearn_events(task, config, run_directory="runs/seven"): ...
+
+It calls recorder, selection, step and search, and a Task for losses and metrics; `run_directory.py` keeps what a killed
+run needs. Every state it leaves is one that was validated: a probe is undone before the next, and a step that broke
+what must be kept is never accepted. On an exception, Ctrl-C included, the model is put back as it was before the probe
+in flight, so it holds the last accepted step.
+"""
+
+import math
+import time
+from dataclasses import dataclass, field
+
+from .config import RazorConfig
+from .errors import ConfigError, ModelError, NonFiniteError
+from .events import (Probed, RoundEnded, RoundStarted, RunEnded, RunStarted, Scored, StepAccepted, StepRejected,
+                     UnitsChosen)  # fmt: skip
+from .recorder import ScoreRecorder, backward_all
+from .search import StepSearch
+from .selection import select
+from .step import StepState
+from .units import DEFAULT_EXCLUDE, find_units
+
+__all__ = ["LoopState", "unlearn_events", "Judge"]
+
+SCORES_KEPT = 20  # rows in the Scored events after round 0
+
+
+@dataclass
+class LoopState:
+    """Where a run stands between rounds; what run_directory.py saves. The flat buffers live in `step`."""
+
+    round: int = 0
+    chosen: list = field(default_factory=list)
+    fruitless: list = field(default_factory=list)  # units whose best step was nil: not added again
+    unhelpful: int = 0  # rounds in a row that did not help
+    before: dict = field(default_factory=dict)
+    metrics: dict = field(default_factory=dict)
+    probes: int = 0
+    step: StepState | None = None
+
+
+class Judge:
+    """Decides from metrics on validation: is a state stable, is the target met, is one state better than another."""
+
+    def __init__(self, task, config, before):
+        self.task, self.config, self.before = task, config, before
+        known = set(before)
+        for name in (task.forget_metric, task.forget_signal, *task.retain_metrics):
+            if name not in known:
+                raise ConfigError(f"the task's evaluation gives no metric {name!r}; it gives {sorted(known)}")
+        unknown = set(config.tolerances) - set(task.retain_metrics)
+        if unknown:
+            raise ConfigError(f"tolerances name {sorted(unknown)}; this task keeps {list(task.retain_metrics)}")
+        self.floors = {
+            name: before[name] - config.tolerances.get(name, task.default_tolerances.get(name, config.retain_tolerance))
+            for name in task.retain_metrics
+        }
+
+    def stable(self, metrics):
+        return all(metrics[name] >= floor - 1e-9 for name, floor in self.floors.items())
+
+    def met(self, metrics):
+        return metrics[self.task.forget_metric] <= self.config.forget_target + 1e-9
+
+    def better(self, new, old):
+        """Whether `new` forgets more than `old`: by the forget metric, and by its continuous companion on a tie."""
+        a, b = new[self.task.forget_metric], old[self.task.forget_metric]
+        if abs(a - b) > 1e-9:
+            return a < b
+        scale = max(abs(self.before[self.task.forget_signal]), 1e-6)
+        return old[self.task.forget_signal] - new[self.task.forget_signal] > 1e-3 * scale
+
+
+def unlearn_events(task, config=None, *, units=None, run=None):
+    """Run RAZOR on a task; yields events (events.py). The model of the task is edited in place.
+
+    config: RazorConfig. units: a Units to choose from; default: find_units with the configuration's patterns.
+    run: a run_directory.RunDirectory that logs, saves and resumes; default: nothing is kept on disk.
+    The generator's return value (`result = yield from ...`) is the final LoopState.
+    Raises before any change: ConfigError, ModelError, FrozenParameterError, and what the task's data raises.
+    """
+    config = config or RazorConfig()
+    if units is None:
+        units = find_units(task.model, layers=config.layers, heads=config.heads, include=config.include,
+                           exclude=DEFAULT_EXCLUDE if config.exclude is None else config.exclude)
+    units.check_model(task.model)
+    if not len(units):
+        raise ModelError("no unit is left to choose from; widen include, or narrow exclude")
+    loop = _Loop(task, config, units, run)
+    for event in loop.events():
+        if run is not None:
+            run.log(event)
+        yield event
+    return loop.state
+
+
+class _Loop:
+    def __init__(self, task, config, units, run):
+        self.task, self.config, self.units, self.run = task, config, units, run
+        self.state = LoopState()
+        self.recorder = ScoreRecorder(task.model, units, freeze_others=True)
+        self.started = time.perf_counter()
+
+    def events(self):
+        s, config = self.state, self.config
+        s.before = s.metrics = self.measure()
+        judge = self.judge = Judge(self.task, config, s.before)
+        resumed = self.run.restore(s, self.units, self.rounding_seed) if self.run is not None else 0
+        yield RunStarted(-1, self.task.describe(), config.model_dump(mode="json"), s.before, len(self.units),
+                         list(self.units.unknown_attention), resumed)
+        if judge.met(s.before):
+            yield self.ended("already_met", "the forget target is met before any edit; nothing was changed")
+            return
+        outcome, message = "max_rounds", f"the target was not reached in {config.max_rounds} rounds; the best state is kept"
+        if judge.met(s.metrics):
+            outcome, message = "target_met", "the forget target is met"
+        elif s.unhelpful >= config.patience:
+            outcome, message = self.no_progress()
+        while outcome == "max_rounds" and s.round < config.max_rounds:
+            began, earlier = time.perf_counter(), s.metrics
+            yield RoundStarted(s.round, list(s.chosen))
+            chosen = yield from self.score_and_choose()
+            if not s.chosen:
+                outcome, message = "no_unit", "no unit has a forget gradient; check the forget set and the patterns"
+                break
+            yield from self.step(chosen)
+            helped = judge.better(s.metrics, earlier)
+            s.unhelpful = 0 if helped else s.unhelpful + 1
+            yield RoundEnded(s.round, s.metrics, helped, time.perf_counter() - began)
+            s.round += 1
+            if judge.met(s.metrics):
+                outcome, message = "target_met", "the forget target is met"
+            elif s.unhelpful >= config.patience:
+                outcome, message = self.no_progress()
+            if self.run is not None:
+                self.run.save(s)
+        yield self.ended(outcome, message)
+
+    def no_progress(self):
+        return "no_progress", f"{self.config.patience} rounds in a row did not help; the best state so far is kept"
+
+    def ended(self, outcome, message):
+        s = self.state
+        totals = {"rounds": s.round, "probes": s.probes, "seconds": time.perf_counter() - self.started}
+        return RunEnded(s.round, outcome, message, s.before, s.metrics, list(s.chosen), totals)
+
+    @property
+    def rounding_seed(self):
+        return self.config.seed if self.config.rounding == "stochastic" else None
+
+    def measure(self):
+        metrics = self.task.evaluate("validation")
+        needed = (self.task.forget_metric, self.task.forget_signal, *self.task.retain_metrics)
+        bad = [name for name in needed if name in metrics and not math.isfinite(metrics[name])]
+        if bad:
+            raise NonFiniteError(f"the validation metric {bad[0]} is {metrics[bad[0]]}; the model or its data is broken")
+        return metrics
+
+    def score_and_choose(self):
+        """Gradients at the current weights, scores, new units. Leaves the gradients gathered in state.step."""
+        s, config, recorder = self.state, self.config, self.recorder
+        recorder.clear()
+        losses = {}
+        sides = ["retain", "forget"]
+        if config.lambda_mismatch and s.round > 0:  # zero, with a zero gradient, at the frozen weights
+            sides.append("mismatch")
+        for side in sides:
+            with getattr(recorder, side)():
+                losses[side] = backward_all(self.task.losses(side, s.round, config.seed), side)
+        scores = recorder.scores(alpha=config.alpha, eps=config.eps)
+        if s.round == 0:
+            found = select(scores, config.threshold, count=config.initial_units, without=s.fruitless,
+                           maximum=config.max_initial_units)
+        elif config.grow:
+            found = select(scores, count=1, taken=s.chosen, without=s.fruitless)
+        else:
+            found = None
+        new = list(found.names) if found else []
+        rows = scores.rows if s.round == 0 else scores.ranked()[:SCORES_KEPT]
+        yield Scored(s.round, list(rows), found.threshold if found else math.nan, scores.counts(), losses)
+        yield UnitsChosen(s.round, new, found.passed_over if found else {})
+        chosen = [*s.chosen, *new]
+        if chosen:
+            order = {unit.name: index for index, unit in enumerate(self.units)}
+            chosen.sort(key=lambda name: self.depth(name, order))
+            s.step = StepState(self.units.subset(chosen), rounding_seed=self.rounding_seed, carry=s.step)
+            s.step.set_direction(
+                recorder.gradients("forget"), recorder.gradients("retain"),
+                recorder.gradients("mismatch") if "mismatch" in sides else None,
+                lambda_forget=config.lambda_forget, rho=config.rho, lambda_retain=config.lambda_retain,
+                lambda_mismatch=config.lambda_mismatch)
+        recorder.clear()
+        s.chosen = chosen
+        return new
+
+    def depth(self, name, order):
+        """Units are searched from shallow to deep."""
+        unit = self.units[name]
+        return (unit.block if unit.block is not None else -1, order[name])
+
+    def step(self, new):
+        """Search the step sizes of this round and accept the best state found, or none."""
+        s = self.state
+        theta, direction = s.step.unit_norms()
+        per_share = {n: theta[n] / direction[n] if direction[n] else 0.0 for n in s.chosen}  # eta of a step as long as theta
+        movable = [n for n in s.chosen if per_share[n]]
+        groups = [(n, [n]) for n in movable] if self.config.step == "per_unit" else [("joint", movable)]
+        shares, metrics = {}, s.metrics
+        try:
+            for label, members in groups:
+                search = StepSearch(self.config.first_step, max_probes=self.config.max_probes)
+                seen = {}
+                while (share := search.propose()) is not None:
+                    trial = shares | dict.fromkeys(members, share)
+                    s.step.apply({n: per_share[n] * v for n, v in trial.items()})
+                    seen[share] = found = self.measure()
+                    s.probes += 1
+                    stable, met = self.judge.stable(found), self.judge.met(found)
+                    search.tell(share, stable=stable, met=met)
+                    yield Probed(s.round, label, share, found, stable, met)
+                best = search.best
+                if best is not None and self.judge.better(seen[best], metrics):
+                    shares |= dict.fromkeys(members, best)
+                    metrics = seen[best]
+                    if self.judge.met(metrics):
+                        break
+                else:
+                    s.fruitless += [n for n in members if n in new]
+        finally:
+            s.step.undo()  # whatever happened, no probe stays in the model
+        if not shares:
+            s.chosen = [n for n in s.chosen if n not in s.fruitless]
+            yield StepRejected(s.round, movable, "no step size forgot more within the tolerances")
+            self.drop_untouched()
+            return
+        s.step.accept({n: per_share[n] * v for n, v in shares.items()})
+        s.metrics = metrics
+        s.chosen = [n for n in s.chosen if n not in s.fruitless]
+        self.drop_untouched()
+        yield StepAccepted(s.round, shares, s.step.happened(), metrics)
+
+    def drop_untouched(self):
+        """Shrink the step state to the units still in K."""
+        s = self.state
+        s.step = StepState(self.units.subset(s.chosen), rounding_seed=self.rounding_seed, carry=_within(s.step, s.chosen)) \
+            if s.chosen else None
+
+
+class _within:
+    """View of a step state that offers only the units named, for `carry`."""
+
+    def __init__(self, step, names):
+        self.units = [unit for unit in step.units if unit.name in names]
+        self.base, self.original, self._ranges = step.base, step.original, step._ranges

@@ -1,0 +1,75 @@
+"""The step-size search: doubling, then bisection, as a pure object. It knows nothing of models.
+
+    search = StepSearch(first=0.1, max_probes=10)
+    while (step := search.propose()) is not None:
+        search.tell(step, stable=..., met=...)
+    search.best          # the largest stable step, or None
+
+`stable`: what must be kept is kept at this step. `met`: the forget target is reached. Steps double from the first one
+while stable; after the first unstable one, or halving down when the first is already unstable, the bracket between the
+largest stable and the smallest unstable step is bisected (geometrically while the lower end is zero). A step that is
+stable and meets the target ends the doubling, since nothing is gained by a larger one: the smallest such step is
+kept, and the bracket below it is bisected only when `refine` asks for the least edit that meets the target.
+"""
+
+import math
+
+from .errors import ConfigError
+
+__all__ = ["StepSearch"]
+
+
+class StepSearch:
+    """Find the largest stable step in at most `max_probes` evaluations.
+
+    first: first step, > 0. growth: factor while doubling, > 1. tolerance: stop when the bracket's ends are within
+    this ratio. minimum: give up below first * minimum. maximum: never go above first * maximum.
+    """
+
+    def __init__(self, first, *, max_probes=10, growth=2.0, tolerance=1.1, minimum=2.0**-8, maximum=2.0**10):
+        if not (first > 0 and math.isfinite(first)):
+            raise ConfigError(f"the first step is {first}; expected a positive, finite number")
+        if max_probes < 0 or growth <= 1 or tolerance <= 1:
+            raise ConfigError(
+                f"max_probes {max_probes}, growth {growth}, tolerance {tolerance}: expected >= 0, > 1 and > 1"
+            )
+        self.first, self.max_probes, self.growth, self.tolerance = first, max_probes, growth, tolerance
+        self.lower, self.upper = first * minimum, first * maximum
+        self.stable = self.unstable = None  # the bracket: largest stable, smallest unstable
+        self.met = None  # the smallest step that is stable and meets the target
+        self.history = []
+
+    @property
+    def best(self):
+        """The step to keep: the smallest one that meets the target, else the largest stable one, else None."""
+        return self.met if self.met is not None else self.stable
+
+    def propose(self):
+        """The next step to evaluate, or None when the search has ended."""
+        if len(self.history) >= self.max_probes or self.met is not None:
+            return None
+        if not self.history:
+            return self.first
+        if self.unstable is None:
+            step = self.stable * self.growth
+            return step if step <= self.upper else None
+        if self.stable is None:
+            step = self.unstable / self.growth
+            return step if step >= self.lower else None
+        if self.unstable / self.stable <= self.tolerance:
+            return None
+        return (self.stable + self.unstable) / 2
+
+    def tell(self, step, *, stable, met=False):
+        """Report what was found at `step`. A noisy answer that contradicts the bracket narrows it to the safe side."""
+        self.history.append((step, bool(stable), bool(met)))
+        if not stable:
+            self.unstable = step if self.unstable is None else min(self.unstable, step)
+            if self.stable is not None and self.stable >= self.unstable:
+                kept = [s for s, ok, _ in self.history if ok and s < self.unstable]
+                self.stable = max(kept, default=None)
+            return
+        if self.unstable is None or step < self.unstable:
+            self.stable = step if self.stable is None else max(self.stable, step)
+        if met:
+            self.met = step if self.met is None else min(self.met, step)

@@ -1,0 +1,120 @@
+"""One round's step on K: direction, re-application from saved base values, undo. Calls ops; knows no losses or data.
+
+    dtheta_u = -eta_u * ( -lambda_forget * rho * g_f + g_r + lambda_mismatch * g_m )_u
+
+The forget loss is ascended, so its coefficient is negative (docs/method.md). Base values and directions of the selected
+slices live in flat float32 buffers (float64 where a parameter is): a probe writes round(base - eta * direction) into the
+model, never adds to what is there, so probes do not drift, bf16 weights lose nothing to repeated rounding, and undo is
+exact.
+"""
+
+import torch
+
+from . import ops
+from .errors import ConfigError, FrozenParameterError
+
+__all__ = ["StepState"]
+
+
+class StepState:
+    """The selected units' slices of a model: the values they started from, where they stand, and how to move them.
+
+    units: a Units with a disjoint plan (Units.subset). rounding_seed: None rounds to nearest even, an int rounds bf16
+    and fp16 stochastically, the same way for the same seed. carry: the state of an earlier round whose units are among
+    these: its full-precision values and its originals are taken over.
+
+    original: flat values before the first edit of each unit. base: flat values of the last accepted step.
+    """
+
+    def __init__(self, units, *, rounding_seed=None, carry=None):
+        frozen = [n for n, p in units.parameters.items() if not p.requires_grad]
+        if frozen:
+            raise FrozenParameterError(
+                f"the chosen units hold frozen parameters ({frozen[0]}): call requires_grad_(True) or do not choose them"
+            )
+        self.units, self.rounding_seed = units, rounding_seed
+        self.tensors = [p.detach() for p in units.parameters.values()]
+        self.plan = units.plan.to(self.tensors[0].device)
+        self.base = ops.segment_gather(self.tensors, self.plan)
+        self.original = self.base.clone()
+        self._ranges = self._find_ranges()
+        self.gradients = dict.fromkeys(("forget", "retain", "mismatch"))
+        self.coefficients = (0.0, 0.0, 0.0)
+        if carry is not None:
+            for unit in carry.units:
+                here, there = self._ranges[unit.name], carry._ranges[unit.name]
+                for (a, b), (c, d) in zip(here, there):
+                    self.base[a:b] = carry.base[c:d]
+                    self.original[a:b] = carry.original[c:d]
+
+    def _find_ranges(self):
+        ranges = {unit.name: [] for unit in self.units}
+        for unit, _, _, rows, _, columns, offset in self.plan.slices.tolist():
+            ranges[self.units[unit].name].append((offset, offset + rows * columns))
+        return ranges
+
+    def set_direction(self, forget, retain, mismatch=None, *, lambda_forget=1.0, rho=1.0, lambda_retain=1.0,
+                      lambda_mismatch=1.0):
+        """Gather the three gradients: dicts parameter name -> tensor or None; None for a whole side leaves it out."""
+        if not 0 < rho <= 1:
+            raise ConfigError(f"rho is {rho}; expected a number in (0, 1]")
+        sides = {"forget": forget, "retain": retain, "mismatch": mismatch}
+        self.coefficients = (-lambda_forget * rho, lambda_retain, lambda_mismatch)
+        self.gradients = {
+            side: None if found is None or not c else ops.segment_gather(
+                [found.get(name) for name in self.units.parameters], self.plan, self.base.dtype)
+            for (side, found), c in zip(sides.items(), self.coefficients)
+        }
+
+    def unit_norms(self):
+        """Two dicts unit name -> Euclidean norm: of the base values, and of the direction."""
+        direction = torch.zeros_like(self.base)
+        for gradient, c in zip(self.gradients.values(), self.coefficients):
+            if gradient is not None:
+                direction.add_(gradient, alpha=c)
+        return self._norms(self.base), self._norms(direction)
+
+    def _norms(self, flat):
+        return {
+            name: sum(flat[a:b].double().square().sum().item() for a, b in pieces) ** 0.5
+            for name, pieces in self._ranges.items()
+        }
+
+    def apply(self, eta):
+        """Write theta = round(base - eta_u * direction). eta: dict unit name -> step size; units left out stay at base."""
+        self._update(self.tensors, self.plan.tiles, eta, self.rounding_seed)
+
+    def undo(self):
+        """Write the base values back: bit for bit what the model held at the last accepted step."""
+        ops.segment_scatter_(self.tensors, self.base, self.plan, rounding_seed=self.rounding_seed)
+
+    def restore(self):
+        """Write the original values back: bit for bit what the model held before its first edit."""
+        ops.segment_scatter_(self.tensors, self.original, self.plan)
+
+    def accept(self, eta):
+        """Make the step the new base, in full precision, and write it: the same arithmetic and bits as `apply`."""
+        target = torch.empty_like(self.base)
+        self._update([target], self.plan.flat_tiles(), eta, None)
+        self.base = target
+        self.undo()
+
+    def happened(self):
+        """dict unit name -> ||what the model holds - original|| / ||original||: the edit as rounding left it."""
+        now = ops.segment_gather(self.tensors, self.plan, self.base.dtype)
+        moved, before = self._norms(now - self.original), self._norms(self.original)
+        return {name: moved[name] / before[name] if before[name] else 0.0 for name in moved}
+
+    def _update(self, tensors, tiles, eta, rounding_seed):
+        unknown = [name for name in eta if name not in self._ranges]
+        if unknown:
+            raise ConfigError(f"a step size was given for {unknown[0]!r}, which is not among the chosen units")
+        sizes = torch.tensor([float(eta.get(u.name, 0.0)) for u in self.units], dtype=torch.float64)
+        if not torch.isfinite(sizes).all():
+            raise ConfigError(f"step sizes must be finite; got {dict(eta)}")
+        blank = self.base.new_empty(0)
+        terms = [blank if g is None else g for g in self.gradients.values()]
+        with torch.no_grad():
+            torch.ops.razor_fast.segment_update_(
+                tensors, self.base, *terms, tiles, sizes.to(self.base.device), *map(float, self.coefficients), rounding_seed
+            )
