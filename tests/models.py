@@ -53,7 +53,7 @@ def open_clip_clip() -> nn.Module:
 
 @seeded
 def open_clip_custom() -> nn.Module:
-    """CustomTextCLIP with open_clip's own attention in both towers, scaled heads in the vision one, pooled by attention."""
+    """CustomTextCLIP, both towers with open_clip's own attention; vision scales heads and pools by attention."""
     open_clip = pytest.importorskip("open_clip")
     vision = _open_clip_vision(block_type="custom", scale_heads=True, qk_norm=True)
     vision.attentional_pool, vision.attn_pooler_queries, vision.attn_pooler_heads = True, 4, 2
