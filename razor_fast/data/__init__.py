@@ -12,13 +12,19 @@ This room knows nothing of models, losses or edits. webdataset, datasets and Pil
 from .batches import Batch, Batches, Materialised, batches, materialise
 from .concepts import ConceptSplit, split_by_concept
 from .extras import DataWarning, MissingPackageError
+from .folders import FolderSource
+from .huggingface import HuggingFaceSource
+from .opening import open_source
 from .reports import SourceReport
 from .samples import Sample, SampleSet
 from .sources import MemorySource, Source
 from .splits import Part, Parts, check_disjoint, given_parts, make_parts
+from .tables import TableSource
+from .tars import TarSource
 
 __all__ = [
-    "Batch", "Batches", "ConceptSplit", "DataWarning", "Materialised", "MemorySource", "MissingPackageError", "Part",
-    "Parts", "Sample", "SampleSet", "Source", "SourceReport", "batches", "check_disjoint", "given_parts", "make_parts",
-    "materialise", "split_by_concept",
+    "Batch", "Batches", "ConceptSplit", "DataWarning", "FolderSource", "HuggingFaceSource", "Materialised",
+    "MemorySource", "MissingPackageError", "Part", "Parts", "Sample", "SampleSet", "Source", "SourceReport",
+    "TableSource", "TarSource", "batches", "check_disjoint", "given_parts", "make_parts", "materialise",
+    "open_source", "split_by_concept",
 ]  # fmt: skip

@@ -1,6 +1,6 @@
 """Which samples show the concept to forget.
 
-May call: samples, extras. By label where samples have one, else by whole words of the caption.
+May call: samples, sources, extras. By label where samples have one, else by whole words of the caption.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import NamedTuple
 from ..errors import ConceptError, DataError
 from .extras import DataWarning, first_names
 from .samples import Sample, SampleSet
+from .sources import Source
 
 
 class ConceptSplit(NamedTuple):
@@ -58,27 +59,41 @@ def split_by_concept(
     ):
         if value not in accepted:
             raise DataError(f"{option}={value!r} is not one of {', '.join(accepted)}")
+    for option, limit in (("max_forget", max_forget), ("max_retain", max_retain)):
+        if limit is not None and limit < 1:
+            raise DataError(f"{option} must be at least 1 or None, not {limit!r}")
 
     wanted = {fold_label(name) for name in names}
     in_caption = caption_matcher(names, whole_words=whole_words, plural=plural)
     forget, retain, seen = [], [], 0
     labels, captions = Counter(), []
-    for sample in samples:
+
+    def uses_label(sample: Sample) -> bool:
+        return by != "caption" and sample.label is not None
+
+    def shows(sample: Sample) -> bool:
+        return fold_label(sample.label) in wanted if uses_label(sample) else in_caption(sample.caption)
+
+    def has_room(sample: Sample) -> bool:
+        nonlocal seen
         seen += 1
         if by == "label" and sample.label is None:
             raise ConceptError(f"by='label', but {sample.key!r} has no label; use by='caption' or give labels")
-        use_label = by != "caption" and sample.label is not None
-        hit = fold_label(sample.label) in wanted if use_label else in_caption(sample.caption)
-        chosen, limit = (forget, max_forget) if hit else (retain, max_retain)
-        if limit is None or len(chosen) < limit:
-            chosen.append(sample)
-        if use_label:
+        if uses_label(sample):
             labels[sample.label] += 1
         elif len(captions) < 20000:  # enough to suggest near misses from
             captions.append(sample.caption)
-        if max_forget is not None and max_retain is not None:
-            if len(forget) >= max_forget and len(retain) >= max_retain:
-                break
+        chosen, limit = (forget, max_forget) if shows(sample) else (retain, max_retain)
+        return limit is None or len(chosen) < limit
+
+    # a source asks before it decodes, so that samples beyond the limits cost no decoding
+    stream = samples.stream(has_room) if isinstance(samples, Source) else filter(has_room, samples)
+    for sample in stream:
+        (forget if shows(sample) else retain).append(sample)
+        if None not in (max_forget, max_retain) and len(forget) >= max_forget and len(retain) >= max_retain:
+            if isinstance(samples, Source):
+                samples.report.check(samples.max_bad_share)
+            break
     if not forget:
         raise ConceptError(_none_message(names, seen, labels, captions, whole_words))
     if not retain:

@@ -15,6 +15,8 @@ from .reports import DEFAULT_MAX_BAD_SHARE, SourceReport
 from .samples import Sample, SampleSet
 
 DEFAULT_TEMPLATES = ("a photo of a {}",)
+CAPTION_NAMES = ("title", "caption", "text", "captions", "sentence", "sentences", "prompt")
+LABEL_NAMES = ("label", "class", "cls", "class_name", "labels", "category", "fine_label")
 
 
 class Bad(NamedTuple):
@@ -49,7 +51,7 @@ class Source:
         return 0
 
     def __iter__(self) -> Iterator[Sample]:
-        return self._good(None)
+        return self.stream()
 
     def read(self, limit: int | None = None, where: Callable[[Sample], bool] | None = None) -> SampleSet:
         """The samples for which `where` holds, at most `limit`.
@@ -59,14 +61,15 @@ class Source:
         """
         kept = []
         if limit is None or limit > 0:
-            for sample in self._good(where):
+            for sample in self.stream(where):
                 kept.append(sample)
                 if limit is not None and len(kept) >= limit:
                     self.report.check(self.max_bad_share)
                     break
         return SampleSet(kept, self.name, self.report)
 
-    def _good(self, where) -> Iterator[Sample]:
+    def stream(self, where: Callable[[Sample], bool] | None = None) -> Iterator[Sample]:
+        """The good samples for which `where` holds, one by one. A caller that stops early skips the final check."""
         report = self.report = SourceReport(self.name, self.format, files=self.file_count())
         for item in self.candidates():
             if isinstance(item, Bad):
@@ -169,3 +172,11 @@ def label_name(label: object, class_names: Sequence[str] | None, where: str) -> 
     if not 0 <= number < len(class_names):
         raise DataError(f"{where}: label {number} is outside class_names, which has {len(class_names)} names")
     return str(class_names[number])
+
+
+def read_text(data: bytes, what: str) -> str:
+    """UTF-8 text from bytes, or DataError."""
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{what} is not UTF-8 text ({error.reason} at byte {error.start})") from None

@@ -1,0 +1,143 @@
+"""Datasets of the Hugging Face library, saved on disk with save_to_disk or already in memory.
+
+May call: sources, tables (column choice), images, extras. Never downloads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+from ..errors import DataError
+from .extras import require
+from .images import decode_image, normalise_image
+from .reports import DEFAULT_MAX_BAD_SHARE
+from .samples import Sample
+from .sources import (
+    CAPTION_NAMES,
+    DEFAULT_TEMPLATES,
+    LABEL_NAMES,
+    Bad,
+    Source,
+    caption_from_label,
+    check_templates,
+    clean_caption,
+    label_name,
+)
+from .tables import pick_column
+
+IMAGE_COLUMNS = ("image", "img", "jpg", "png", "pixels", "picture")
+
+
+class HuggingFaceSource(Source):
+    """Rows of a datasets.Dataset, in their order.
+
+    dataset: a folder written by save_to_disk, or a Dataset or DatasetDict. A DatasetDict needs `split`.
+    image_key: None takes the column of type Image. caption_key: a column of str, or of list[str], of which
+    captions="first" takes the first and "all" makes a sample of each. label_key: ClassLabel numbers become their names.
+    Images are decoded on access, from the dataset's own memory map.
+
+    Raises DataError for a missing or unreadable folder, split or column, MissingPackageError without `datasets`.
+    """
+
+    format = "huggingface"
+
+    def __init__(
+        self,
+        dataset,
+        *,
+        split: str | None = None,
+        image_key: str | None = None,
+        caption_key: str | None = None,
+        label_key: str | None = None,
+        captions: str = "first",
+        class_names: Sequence[str] | None = None,
+        templates: Sequence[str] | str = DEFAULT_TEMPLATES,
+        name: str | None = None,
+        max_bad_share: float = DEFAULT_MAX_BAD_SHARE,
+    ):
+        datasets = require("datasets", "reading Hugging Face datasets")
+        where = "dataset"
+        if isinstance(dataset, (str, Path)):
+            path = Path(dataset).expanduser()
+            where = path.resolve().name
+            if not path.is_dir():
+                raise DataError(f"{dataset}: no such folder (expected what Dataset.save_to_disk wrote)")
+            try:
+                dataset = datasets.load_from_disk(str(path))
+            except Exception as error:  # pyarrow, json and OS errors, all meaning that the folder is not whole
+                raise DataError(f"{path}: not a readable saved dataset ({type(error).__name__}: {error})") from error
+        super().__init__(name or where, max_bad_share)
+        if isinstance(dataset, datasets.DatasetDict):
+            if split is None and len(dataset) == 1:
+                split = next(iter(dataset))
+            if split not in dataset:
+                raise DataError(
+                    f"{self.name}: {'no split ' + repr(split) if split else 'pass split='}; it has {', '.join(dataset)}"
+                )
+            dataset = dataset[split]
+        elif not isinstance(dataset, datasets.Dataset):
+            raise DataError(f"{self.name}: expected a Dataset or DatasetDict, not {type(dataset).__name__}")
+        if captions not in ("first", "all"):
+            raise DataError(f"{self.name}: captions={captions!r} is not one of first, all")
+        self.captions, self.templates = captions, check_templates(templates)
+
+        features = dataset.features
+        typed = [column for column, feature in features.items() if isinstance(feature, datasets.Image)]
+        self.image_key = pick_column(image_key, tuple(typed) or IMAGE_COLUMNS, features, "image", self.name)
+        self.label_key = pick_column(label_key, LABEL_NAMES, features, "label", self.name, required=False)
+        self.caption_key = pick_column(
+            caption_key, CAPTION_NAMES, features, "caption", self.name, required=self.label_key is None
+        )
+        feature = features.get(self.label_key)
+        self.class_names = (
+            feature.names if isinstance(feature, datasets.ClassLabel) and not class_names else class_names
+        )
+        if self.image_key in typed:
+            # undecoded, so that a broken image is one bad sample here instead of an exception in the middle of a read
+            dataset = dataset.cast_column(self.image_key, datasets.Image(decode=False))
+        self.dataset = dataset
+        self._texts = dataset.select_columns([key for key in (self.caption_key, self.label_key) if key])
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def candidates(self) -> Iterator[Sample | Bad]:
+        for position, row in enumerate(self._texts):
+            key = f"{self.name}/{position:06d}"
+            try:
+                label = self._label(row.get(self.label_key) if self.label_key else None, key)
+                captions = self._captions(row.get(self.caption_key) if self.caption_key else None, label, key)
+            except DataError as error:
+                yield Bad(key, str(error))
+                continue
+            load = partial(_load, self.dataset, self.image_key, position)
+            for number, caption in enumerate(captions):
+                yield Sample(None, caption, label, key if len(captions) == 1 else f"{key}/{number}", load=load)
+
+    def _label(self, value, key: str) -> str | None:
+        if value == -1:  # datasets' mark for a missing label
+            return None
+        if self.class_names is None and isinstance(value, (str, int)) and self.caption_key:
+            return str(value).strip() or None
+        return label_name(value, self.class_names, key)
+
+    def _captions(self, value, label: str | None, key: str) -> list[str]:
+        if self.caption_key is None:
+            return [caption_from_label(label, self.templates, key)] if label is not None else [""]
+        values = [clean_caption(v) for v in value] if isinstance(value, (list, tuple)) else [clean_caption(value)]
+        values = [caption for caption in values if caption] or [""]
+        return values if self.captions == "all" else values[:1]
+
+
+def _load(dataset, column: str, position: int):
+    value = dataset[position][column]
+    if isinstance(value, dict):
+        encoded = value.get("bytes") or value.get("path")
+        if not encoded:
+            raise DataError("no image in that row")
+        return decode_image(encoded)
+    if value is None:
+        raise DataError("no image in that row")
+    return normalise_image(value)
