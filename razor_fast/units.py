@@ -189,7 +189,7 @@ class Units(Sequence[Unit]):
             ]
             self._plan = Plan.compile(
                 self.shapes,
-                torch.tensor(rows, dtype=torch.int64).reshape(-1, 6),
+                torch.tensor(rows, dtype=torch.int64).reshape(-1, 6).numpy(),
                 len(self._units),
                 [0 if unit.kind == "layer" else 1 for unit in self._units],
                 unit_names=self.names,
