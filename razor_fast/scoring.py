@@ -7,13 +7,14 @@ forgetting along g_f also harms what is retained (phi = 0), and cos = -1 that bo
 """
 
 import csv
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 
+from .atomic import atomic_files
 from .errors import ConfigError, NonFiniteError, UnknownUnitError
 
-__all__ = ["ScoreRow", "ScoreTable", "phi_from_sums"]
+__all__ = ["ScoreRow", "ScoreTable", "phi_from_sums", "write_scores"]
 
 OK = "ok"
 NO_FORGET = "no forget gradient"
@@ -128,11 +129,19 @@ class ScoreTable:
         return found
 
     def to_csv(self, path):
-        with open(path, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(ScoreRow.__slots__)
-            writer.writerows([getattr(row, field) for field in ScoreRow.__slots__] for row in self.ranked())
+        """Write the ranked rows, atomically; see ScoreRow for the columns."""
+        write_scores(path, self.ranked())
 
     def __repr__(self):
         top = "\n".join(f"  {r.phi:.4e}  cos {r.cosine:+.3f}  {r.kind:5}  {r.unit}" for r in self.ranked()[:5])
         return f"ScoreTable of {len(self)} units, alpha {self.alpha}, {self.counts()}; highest phi:\n{top}"
+
+
+def write_scores(path, rows):
+    """Write ScoreRows as csv, in the order given, atomically."""
+    with atomic_files(path, overwrite=True) as (temporary,):
+        with open(temporary, "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            names = [f.name for f in fields(ScoreRow)]
+            writer.writerow(names)
+            writer.writerows([getattr(row, name) for name in names] for row in rows)

@@ -1,0 +1,148 @@
+"""The folder of a run: configuration, event log, and what a killed run needs to go on to the same edit, bit for bit.
+
+    config.json        what was asked; a folder made with other settings is refused
+    log.jsonl          one event a line (events.py), appended and flushed as it happens
+    state.safetensors  after each round: full-precision values and originals of the edited slices, and the loop's state
+    result.json, edit.safetensors, edit.undo.safetensors, scores.csv    written at the end by methods/razor.py
+
+Writes are atomic except for the log, whose last line may be cut by a crash: readers skip it.
+"""
+
+import json
+from pathlib import Path
+
+import safetensors
+import torch
+from safetensors.torch import save_file
+
+from .atomic import atomic_files
+from .errors import BaseMismatchError, RunDirectoryError
+from .events import as_record
+from .fingerprint import hash_tensor
+from .step import StepState
+
+__all__ = ["RunDirectory", "read_log"]
+
+KNOWN = {"config.json", "log.jsonl", "state.safetensors", "edit.safetensors", "edit.undo.safetensors", "scores.csv",
+         "result.json", "report.html", "report.json"}  # fmt: skip
+STATE_FORMAT = "razor_fast.state"
+STATE_VERSION = "1"
+
+
+def read_log(path):
+    """Records of a log.jsonl, oldest first. A last line cut short by a crash is left out."""
+    records = []
+    for line in Path(path).read_text(encoding="utf-8").splitlines():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break  # only a crash cuts a line, and a resumed run starts a new one after it
+    return records
+
+
+class RunDirectory:
+    """Open or make the folder of one run.
+
+    path: a missing or empty folder starts a new run; one with the same `settings` resumes, or is found finished.
+    settings: JSON-able dict of all that decides the outcome (configuration, task, model fingerprint).
+    Raises RunDirectoryError, before anything is written, for a folder that holds anything else.
+    """
+
+    def __init__(self, path, settings):
+        self.path = Path(path)
+        self.settings = json.loads(json.dumps(settings))
+        self._check()
+        self.path.mkdir(parents=True, exist_ok=True)
+        if not (self.path / "config.json").exists():
+            self.write_json("config.json", self.settings)
+        self._mend_log()
+
+    def _check(self):
+        if not self.path.exists():
+            return
+        if not self.path.is_dir():
+            raise RunDirectoryError(f"{self.path} is a file; give a folder for the run")
+        inside = {p.name for p in self.path.iterdir() if not p.name.startswith(".")}
+        if not inside:
+            return
+        if "config.json" not in inside or inside - KNOWN:
+            strange = sorted(inside - KNOWN) or sorted(inside)
+            raise RunDirectoryError(
+                f"{self.path} is not empty and is not the folder of a run (it holds {', '.join(strange[:3])}); "
+                "choose a new folder, or empty this one"
+            )
+        found = json.loads((self.path / "config.json").read_text(encoding="utf-8"))
+        if found != self.settings:
+            raise RunDirectoryError(
+                f"{self.path} holds a run with other settings ({_first_difference(found, self.settings)}); "
+                "choose a new folder, or repeat the settings to resume it"
+            )
+
+    def _mend_log(self):
+        log = self.path / "log.jsonl"
+        if log.exists():
+            text = log.read_bytes()
+            if text and not text.endswith(b"\n"):
+                whole = text[: text.rfind(b"\n") + 1]
+                with atomic_files(log, overwrite=True) as (temporary,):
+                    temporary.write_bytes(whole)
+
+    def write_json(self, name, value):
+        with atomic_files(self.path / name, overwrite=True) as (temporary,):
+            temporary.write_text(json.dumps(value, indent=1, sort_keys=True, default=str) + "\n", encoding="utf-8")
+
+    def log(self, event):
+        with open(self.path / "log.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(as_record(event)) + "\n")
+
+    def save(self, state):
+        """After a round: everything between rounds that cannot be recomputed."""
+        loop = {name: getattr(state, name)
+                for name in ("round", "chosen", "fruitless", "unhelpful", "before", "metrics", "probes")}
+        tensors = {}
+        if state.step is not None:
+            loop["units"] = [unit.name for unit in state.step.units]
+            tensors = {"base": state.step.base.cpu(), "original": state.step.original.cpu()}
+        metadata = {"format": STATE_FORMAT, "version": STATE_VERSION, "loop": json.dumps(loop),
+                    "hashes": json.dumps({name: hash_tensor(t) for name, t in tensors.items()})}
+        with atomic_files(self.path / "state.safetensors", overwrite=True) as (temporary,):
+            save_file(tensors or {"empty": torch.zeros(1)}, temporary, metadata=metadata)
+
+    def restore(self, state, units, rounding_seed):
+        """Bring a fresh loop state, and the model, to where the killed run stood. Returns the rounds taken over (0: none).
+
+        Raises BaseMismatchError, before anything is written, when the model does not hold the run's original values.
+        """
+        path = self.path / "state.safetensors"
+        if not path.exists():
+            return 0
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        if metadata.get("format") != STATE_FORMAT or metadata.get("version") != STATE_VERSION:
+            raise RunDirectoryError(f"{path} is not a run state of this version; start again in a new folder")
+        hashes = json.loads(metadata["hashes"])
+        if any(hash_tensor(tensors[name]) != value for name, value in hashes.items()):
+            raise RunDirectoryError(f"{path} is damaged (its hash differs); start again in a new folder")
+        loop = json.loads(metadata["loop"])
+        chosen = loop.pop("units", None)
+        if chosen:
+            step = StepState(units.subset(chosen), rounding_seed=rounding_seed)
+            if not torch.equal(step.original.cpu(), tensors["original"]):
+                raise BaseMismatchError(
+                    f"the model does not hold the values that the run in {self.path} started from; load the original model"
+                )
+            step.base = tensors["base"].to(step.base.device)
+            step.undo()
+            state.step = step
+        for name, value in loop.items():
+            setattr(state, name, value)
+        return state.round
+
+
+def _first_difference(a, b, where=""):
+    if isinstance(a, dict) and isinstance(b, dict):
+        for key in sorted(set(a) | set(b)):
+            if a.get(key) != b.get(key):
+                return _first_difference(a.get(key), b.get(key), f"{where}.{key}" if where else key)
+    return f"{where}: {str(a)[:60]} there, {str(b)[:60]} now"
