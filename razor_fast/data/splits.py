@@ -125,8 +125,7 @@ def check_disjoint(sets: Parts | Mapping[str, Iterable[Sample]]) -> None:
 
 
 def _named(part, side: str) -> Part:
-    if isinstance(part, Part):
-        return part
+    part = dict(part.items())
     if set(part) != set(PART_NAMES):
         raise DataError(f"{side} parts must be {', '.join(PART_NAMES)}; given: {', '.join(map(str, part)) or 'none'}")
     return Part(
