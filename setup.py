@@ -1,10 +1,100 @@
-"""Builds razor_fast: metadata stands in pyproject.toml, packages and compiled parts here."""
+"""Builds razor_fast: metadata stands in pyproject.toml, packages and compiled parts here.
 
-from setuptools import find_packages, setup
+razor_fast._C    pybind11, the host side; knows nothing of torch
+razor_fast/_ops  the operators, in torch's stable ABI: one library for torch 2.11 and later, whatever Python loads it
+
+RAZOR_FAST_CUDA=auto|0|1  auto (default) builds CUDA sources where CUDA_HOME has nvcc; whether a GPU is visible never matters
+RAZOR_FAST_NATIVE=0       skips every compiled part: the plain-torch reference serves all
+"""
+
+import os
+import shlex
+from pathlib import Path
+
+from setuptools import Extension, find_namespace_packages, setup
+
+TORCH_TARGET = "0x020b000000000000"
+ARCHITECTURES = "8.0;8.6;8.9;9.0;10.0;12.0+PTX"
+# contraction would fuse multiply and add, and the bits would depend on the machine
+FLAGS = ["-O3", "-std=c++17", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden", "-Wall", "-Wno-psabi"]
+
+
+def cuda_sources() -> tuple[list[str], str]:
+    """The CUDA sources to build, and why those or none."""
+    wanted = os.environ.get("RAZOR_FAST_CUDA", "auto")
+    if wanted not in ("auto", "0", "1"):
+        raise SystemExit(f"RAZOR_FAST_CUDA is {wanted!r}; expected auto, 0 or 1")
+    sources = sorted(str(path) for path in Path("csrc/cuda").glob("*.cu"))
+    if wanted == "0":
+        return [], "RAZOR_FAST_CUDA=0"
+    from torch.utils.cpp_extension import CUDA_HOME
+
+    nvcc = CUDA_HOME is not None and any((Path(CUDA_HOME) / "bin" / name).exists() for name in ("nvcc", "nvcc.exe"))
+    if not nvcc:
+        if wanted == "1":
+            raise SystemExit(f"RAZOR_FAST_CUDA=1, but CUDA_HOME ({CUDA_HOME}) holds no bin/nvcc; point CUDA_HOME at a "
+                             "CUDA toolkit or set RAZOR_FAST_CUDA=auto")
+        return [], "CUDA_HOME has no nvcc"
+    if not sources:
+        return [], "this version has no CUDA C++ sources"
+    return sources, "CUDA_HOME has nvcc"
+
+
+def native():
+    """Keyword arguments of setup() for the compiled parts."""
+    import pybind11
+    import torch
+    from torch.utils import cpp_extension
+
+    cuda, reason = cuda_sources()
+    if cuda:
+        os.environ.setdefault("TORCH_CUDA_ARCH_LIST", ARCHITECTURES)
+
+    class Build(cpp_extension.BuildExtension):
+        def get_ext_filename(self, name):
+            # the operator library depends on neither the Python version nor its ABI
+            filename = super().get_ext_filename(name)
+            if name.split(".")[-1] == "_ops":
+                return str(Path(filename).with_name("_ops" + Path(filename).suffix))
+            return filename
+
+        def get_export_symbols(self, ext):
+            return []
+
+    report = {
+        "RAZOR_FAST_FLAGS": shlex.join(FLAGS),
+        "RAZOR_FAST_BUILT_WITH": torch.__version__,
+        "RAZOR_FAST_TORCH_TARGET": TORCH_TARGET,
+        "RAZOR_FAST_CUDA_REASON": reason,
+        "RAZOR_FAST_CUDA_ARCHITECTURES": os.environ["TORCH_CUDA_ARCH_LIST"] if cuda else "",
+    }
+    # strings travel through the shell and ninja, both of which would eat plain quotes
+    header = Path("build/razor_fast_build.h")
+    header.parent.mkdir(exist_ok=True)
+    lines = [f'#define {name} "{value}"' for name, value in report.items()]
+    header.write_text("\n".join([*lines, f"#define RAZOR_FAST_WITH_CUDA {int(bool(cuda))}", ""]))
+
+    common = {"depends": sorted(str(p) for p in Path("csrc").rglob("*") if p.suffix in (".h", ".inl", ".cuh"))}
+    host = Extension(
+        "razor_fast._C", ["csrc/module.cpp", "csrc/plan.cpp"],
+        include_dirs=[pybind11.get_include()],
+        extra_compile_args={"cxx": [*FLAGS, "-include", str(header.resolve())]}, language="c++", **common)
+    macros = [("TORCH_TARGET_VERSION", TORCH_TARGET)] + ([("USE_CUDA", None)] if cuda else [])
+    libraries = ["torch_cpu"] + (["torch_cuda", "cudart"] if cuda else [])
+    operators = Extension(
+        "razor_fast._ops", sorted(str(p) for p in Path("csrc/cpu").glob("*.cpp")) + cuda,
+        include_dirs=cpp_extension.include_paths("cuda" if cuda else "cpu"),
+        library_dirs=cpp_extension.library_paths("cuda" if cuda else "cpu"), libraries=libraries,
+        define_macros=macros,
+        extra_compile_args={"cxx": FLAGS, "nvcc": ["-O3", "-std=c++17", "--fmad=false", "-DUSE_CUDA"]},
+        language="c++", **common)
+    return {"ext_modules": [host, operators], "cmdclass": {"build_ext": Build}}
+
 
 # kernels/ at the top of the tree is installed as razor_fast.kernels: a bare `kernels` package would shadow another's
 setup(
-    packages=find_packages(include=["razor_fast", "razor_fast.*"]) + ["razor_fast.kernels"],
+    packages=find_namespace_packages(include=["razor_fast", "razor_fast.*"]) + ["razor_fast.kernels"],
     package_dir={"razor_fast": "razor_fast", "razor_fast.kernels": "kernels"},
     zip_safe=False,
+    **({} if os.environ.get("RAZOR_FAST_NATIVE") == "0" else native()),
 )

@@ -1,0 +1,500 @@
+// The kernels, compiled once per instruction set. The includer defines RAZOR_TABLE and, before any header, the target.
+//
+// Sums run in 16 lanes whatever the hardware's width, products and sums are never fused (-ffp-contract=off), and lane l of
+// a row holds the columns l, l + 16, ...: every instruction set and every thread count gives the same bits.
+
+#include <cstring>
+
+#include "kernels.h"
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+namespace razor {
+namespace {
+
+constexpr int64_t kLanes = 16;
+constexpr int64_t kChunk = 512;  // elements converted at a time; three fp64 chunks stay in the first-level cache
+constexpr int64_t kBand = 64;    // tiles of one band whose accumulators are carried together
+
+typedef float Float16Lanes __attribute__((vector_size(64)));
+typedef double Double8Lanes __attribute__((vector_size(64)));
+typedef uint16_t Short16Lanes __attribute__((vector_size(32)));
+typedef uint32_t Word16Lanes __attribute__((vector_size(64)));
+
+template <typename To, typename From>
+inline __attribute__((always_inline)) To bits_as(const From& from) {
+  static_assert(sizeof(To) == sizeof(From), "same size");
+  To to;
+  memcpy(&to, &from, sizeof(To));
+  return to;
+}
+
+// ---- one value
+
+inline float half_to_float(uint16_t h) {
+  const uint32_t sign = uint32_t(h & 0x8000u) << 16;
+  const uint32_t exponent = (h >> 10) & 0x1Fu, mantissa = h & 0x3FFu;
+  if (exponent == 0x1F) return bits_as<float>(sign | 0x7F800000u | (mantissa << 13));
+  if (exponent == 0) {
+    const float value = float(mantissa) * 0x1p-24f;
+    return bits_as<float>(bits_as<uint32_t>(value) | sign);
+  }
+  return bits_as<float>(sign | ((exponent + 112) << 23) | (mantissa << 13));
+}
+
+inline float bfloat_to_float(uint16_t b) { return bits_as<float>(uint32_t(b) << 16); }
+
+inline uint16_t float_to_bfloat(float value) {
+  const uint32_t bits = bits_as<uint32_t>(value);
+  const uint32_t rounded = (bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16;
+  return uint16_t(value != value ? 0x7FC0u : rounded);
+}
+
+// IEEE fp16 from an fp64 value that fp16 can hold exactly or that overflows to infinity.
+inline uint16_t exact_half(double value) {
+  const uint64_t bits = bits_as<uint64_t>(value);
+  const uint16_t sign = uint16_t((bits >> 48) & 0x8000u);
+  const int exponent = int((bits >> 52) & 0x7FFu) - 1023;
+  const uint64_t mantissa = bits & ((uint64_t(1) << 52) - 1);
+  if (value != value) return 0x7E00u;
+  if (exponent > 15) return uint16_t(sign | 0x7C00u);
+  if (exponent >= -14) return uint16_t(sign | ((exponent + 15) << 10) | (mantissa >> 42));
+  if (exponent < -24) return sign;
+  return uint16_t(sign | ((mantissa | (uint64_t(1) << 52)) >> (42 - 14 - exponent)));
+}
+
+inline uint64_t mix(uint64_t z) {
+  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
+  z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
+  return z ^ (z >> 31);
+}
+
+// round_to of reference.py: one rounding of an fp64 value to a format with these mantissa bits and lowest exponent.
+inline double round_double(double value, int mantissa, int64_t lowest, const Rounding& how, int64_t index) {
+  const uint64_t bits = bits_as<uint64_t>(value);
+  const int64_t field = int64_t((bits >> 52) & 0x7FFu);
+  const int64_t exponent = field - 1023;
+  const int64_t floor = exponent < lowest ? lowest : exponent;
+  const uint64_t significand = (bits & ((uint64_t(1) << 52) - 1)) | (uint64_t(1) << 52);
+  const int64_t wanted = 52 - mantissa + floor - exponent;
+  const int64_t drop = wanted > 62 ? 62 : wanted;
+  const uint64_t random = mix(how.start + uint64_t(index + 1) * 0x9E3779B97F4A7C15ull) & ((uint64_t(1) << drop) - 1);
+  const uint64_t nearest = (uint64_t(1) << (drop - 1)) - 1 + ((significand >> drop) & 1u);
+  const uint64_t steps = (significand + (how.stochastic ? random : nearest)) >> drop;
+  const double quantum = bits_as<double>(uint64_t(floor - mantissa + 1023) << 52);
+  const double magnitude = field == 0 ? 0.0 : double(int64_t(steps)) * quantum;
+  const double rounded = bits_as<double>(bits_as<uint64_t>(magnitude) | (bits & (uint64_t(1) << 63)));
+  return field == 0x7FF ? value : rounded;
+}
+
+// ---- runs of values
+
+inline void bfloats_to_floats(const uint16_t* from, float* to, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) to[i] = bfloat_to_float(from[i]);
+}
+
+inline void halves_to_floats(const uint16_t* from, float* to, int64_t n) {
+  int64_t i = 0;
+#if defined(__AVX512F__)
+  for (; i + 16 <= n; i += 16)
+    _mm512_storeu_ps(to + i, _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + i))));
+#elif defined(__F16C__)
+  for (; i + 8 <= n; i += 8)
+    _mm256_storeu_ps(to + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i))));
+#endif
+  for (; i < n; ++i) to[i] = half_to_float(from[i]);
+}
+
+inline void floats_to_halves(const float* from, uint16_t* to, int64_t n) {
+  int64_t i = 0;
+#if defined(__AVX512F__)
+  for (; i + 16 <= n; i += 16)
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + i), _mm512_cvtps_ph(_mm512_loadu_ps(from + i), 0));
+#elif defined(__F16C__)
+  for (; i + 8 <= n; i += 8)
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to + i), _mm256_cvtps_ph(_mm256_loadu_ps(from + i), 0));
+#endif
+  const Rounding nearest{false, 0};
+  for (; i < n; ++i) to[i] = exact_half(round_double(double(from[i]), 10, -14, nearest, 0));
+}
+
+inline int64_t width(Dtype dtype) { return dtype == kFloat64 ? 8 : dtype == kFloat32 ? 4 : 2; }
+
+// n values of a row, contiguous or strided, as fp32 (never asked of fp64 data) or fp64.
+template <typename T>
+void load(const char* from, Dtype dtype, int64_t stride, int64_t n, T* to) {
+  if (stride == 1) {
+    switch (dtype) {
+      case kFloat32:
+        for (int64_t i = 0; i < n; ++i) to[i] = T(reinterpret_cast<const float*>(from)[i]);
+        return;
+      case kFloat64:
+        for (int64_t i = 0; i < n; ++i) to[i] = T(reinterpret_cast<const double*>(from)[i]);
+        return;
+      default: {
+        const uint16_t* raw = reinterpret_cast<const uint16_t*>(from);
+        float part[kChunk];
+        float* floats = sizeof(T) == sizeof(float) ? reinterpret_cast<float*>(to) : part;
+        if (dtype == kBFloat16)
+          bfloats_to_floats(raw, floats, n);
+        else
+          halves_to_floats(raw, floats, n);
+        if (sizeof(T) != sizeof(float))
+          for (int64_t i = 0; i < n; ++i) to[i] = T(part[i]);
+        return;
+      }
+    }
+  }
+  switch (dtype) {
+    case kFloat32:
+      for (int64_t i = 0; i < n; ++i) to[i] = T(reinterpret_cast<const float*>(from)[i * stride]);
+      return;
+    case kFloat64:
+      for (int64_t i = 0; i < n; ++i) to[i] = T(reinterpret_cast<const double*>(from)[i * stride]);
+      return;
+    case kBFloat16:
+      for (int64_t i = 0; i < n; ++i) to[i] = T(bfloat_to_float(reinterpret_cast<const uint16_t*>(from)[i * stride]));
+      return;
+    case kFloat16:
+      for (int64_t i = 0; i < n; ++i) to[i] = T(half_to_float(reinterpret_cast<const uint16_t*>(from)[i * stride]));
+      return;
+  }
+}
+
+template <typename To, typename From>
+inline void put(char* to, int64_t stride, const From* from, int64_t n) {
+  To* out = reinterpret_cast<To*>(to);
+  if (stride == 1)
+    for (int64_t i = 0; i < n; ++i) out[i] = To(from[i]);
+  else
+    for (int64_t i = 0; i < n; ++i) out[i * stride] = To(from[i]);
+}
+
+// n <= kChunk fp32 or fp64 values, rounded once, into a row. index: the flat index of the first value.
+template <typename T>
+void store(const T* from, char* to, Dtype dtype, int64_t stride, int64_t n, const Rounding& how, int64_t index) {
+  const bool same = dtype == (sizeof(T) == 8 ? kFloat64 : kFloat32);
+  if (same || dtype == kFloat64) {
+    if (dtype == kFloat64)
+      put<double>(to, stride, from, n);
+    else
+      put<float>(to, stride, from, n);
+    return;
+  }
+  uint16_t part[kChunk];
+  if (dtype == kFloat32) {
+    if (!how.stochastic) return put<float>(to, stride, from, n);
+    double rounded[kChunk];
+    for (int64_t i = 0; i < n; ++i) rounded[i] = round_double(double(from[i]), 23, -126, how, index + i);
+    return put<float>(to, stride, rounded, n);
+  }
+  uint16_t* out = stride == 1 ? reinterpret_cast<uint16_t*>(to) : part;
+  if (!how.stochastic && sizeof(T) == 4) {
+    const float* floats = reinterpret_cast<const float*>(from);
+    if (dtype == kBFloat16)
+      for (int64_t i = 0; i < n; ++i) out[i] = float_to_bfloat(floats[i]);
+    else
+      floats_to_halves(floats, out, n);
+  } else if (dtype == kBFloat16) {
+    for (int64_t i = 0; i < n; ++i)
+      out[i] = float_to_bfloat(float(round_double(double(from[i]), 7, -126, how, index + i)));
+  } else {
+    for (int64_t i = 0; i < n; ++i) out[i] = exact_half(round_double(double(from[i]), 10, -14, how, index + i));
+  }
+  if (stride != 1) put<uint16_t>(to, stride, part, n);
+}
+
+// ---- segment_stats
+
+template <typename Vector>
+struct Sums {
+  Vector of[4];
+};
+
+// Adds the products of a run. T is float with 16 lanes, or double with 8 carried twice.
+inline __attribute__((always_inline)) void add_products(Sums<Float16Lanes>& sums, const Float16Lanes& t,
+                                                         const Float16Lanes& f, const Float16Lanes& r) {
+  sums.of[0] += t * t;
+  sums.of[1] += f * f;
+  sums.of[2] += r * r;
+  sums.of[3] += f * r;
+}
+inline __attribute__((always_inline)) void add_products(Sums<Double8Lanes>& sums, const Double8Lanes& t,
+                                                         const Double8Lanes& f, const Double8Lanes& r) {
+  sums.of[0] += t * t;
+  sums.of[1] += f * f;
+  sums.of[2] += r * r;
+  sums.of[3] += f * r;
+}
+
+template <typename T, typename Vector>
+inline __attribute__((always_inline)) void run(Sums<Vector>& sums, const T* t, const T* f, const T* r, int64_t n) {
+  constexpr int64_t lanes = sizeof(Vector) / sizeof(T);
+  Vector a, b, c;
+  int64_t i = 0;
+  for (; i + lanes <= n; i += lanes) {
+    memcpy(&a, t + i, sizeof(Vector));
+    memcpy(&b, f + i, sizeof(Vector));
+    memcpy(&c, r + i, sizeof(Vector));
+    add_products(sums, a, b, c);
+  }
+  if (i < n) {
+    a = b = c = Vector{};
+    memcpy(&a, t + i, (n - i) * sizeof(T));
+    memcpy(&b, f + i, (n - i) * sizeof(T));
+    memcpy(&c, r + i, (n - i) * sizeof(T));
+    add_products(sums, a, b, c);
+  }
+}
+
+// Where one of the three operands of a tile lies.
+struct Row {
+  const char* data;
+  Dtype dtype;
+  int64_t stride;  // between columns
+  int64_t step;    // bytes between rows
+  bool direct;     // already T in memory, one after another
+};
+
+inline Row row_of(const Matrix& m, const Tile& tile, Dtype native) {
+  if (m.data == nullptr) return {nullptr, native, 0, 0, false};
+  const int64_t bytes = width(m.dtype);
+  return {m.data + (tile.row * m.row_stride + tile.column * m.column_stride) * bytes, m.dtype, m.column_stride,
+          m.row_stride * bytes, m.dtype == native && m.column_stride == 1};
+}
+
+template <typename T, typename Vector>
+void stats_of_band(const Tile* tiles, int64_t first, int64_t last, const Matrix& theta, const Matrix& g_forget,
+                   const Matrix& g_retain, double* partials) {
+  constexpr Dtype native = sizeof(T) == 8 ? kFloat64 : kFloat32;
+  constexpr int64_t lanes = sizeof(Vector) / sizeof(T);
+  const Matrix* matrices[3] = {&theta, &g_forget, &g_retain};
+  for (int64_t start = first; start < last; start += kBand) {
+    const int64_t count = last - start < kBand ? last - start : kBand;
+    Sums<Vector> sums[kBand];
+    Row rows[kBand][3];
+    bool direct = true;
+    for (int64_t k = 0; k < count; ++k) {
+      sums[k] = Sums<Vector>{};
+      for (int m = 0; m < 3; ++m) {
+        rows[k][m] = row_of(*matrices[m], tiles[start + k], native);
+        direct = direct && rows[k][m].direct;
+      }
+    }
+    int64_t height = tiles[start].rows, columns = tiles[start].columns;
+    if (direct && count == 1) {
+      // a tile over whole rows is one long run, which changes the lanes: only where every operand has it
+      bool whole = true;
+      for (int m = 0; m < 3; ++m) whole = whole && rows[0][m].step == columns * int64_t(sizeof(T));
+      if (whole && columns % lanes == 0) {
+        columns *= height;
+        height = 1;
+      }
+    }
+    T buffers[3][kChunk];
+    for (int64_t y = 0; y < height; ++y) {
+      for (int64_t k = 0; k < count; ++k) {
+        const int64_t n = count == 1 ? columns : tiles[start + k].columns;
+        const char* at[3];
+        for (int m = 0; m < 3; ++m) at[m] = rows[k][m].data + y * rows[k][m].step;
+        Sums<Vector> carried = sums[k];
+        if (direct) {
+          run<T, Vector>(carried, reinterpret_cast<const T*>(at[0]), reinterpret_cast<const T*>(at[1]),
+                         reinterpret_cast<const T*>(at[2]), n);
+        } else {
+          for (int64_t c = 0; c < n; c += kChunk) {
+            const int64_t part = n - c < kChunk ? n - c : kChunk;
+            for (int m = 0; m < 3; ++m) {
+              const Row& row = rows[k][m];
+              if (row.data == nullptr)
+                memset(buffers[m], 0, part * sizeof(T));
+              else
+                load<T>(at[m] + c * row.stride * width(row.dtype), row.dtype, row.stride, part, buffers[m]);
+            }
+            run<T, Vector>(carried, buffers[0], buffers[1], buffers[2], part);
+          }
+        }
+        sums[k] = carried;
+      }
+    }
+    for (int64_t k = 0; k < count; ++k) {
+      double* out = partials + 4 * (start + k);
+      for (int s = 0; s < 4; ++s) {
+        double total = 0;
+        for (int64_t l = 0; l < lanes; ++l) total += double(sums[k].of[s][l]);
+        out[s] = total;
+      }
+      // an absent gradient is zero even where the other one is infinite
+      if (theta.data == nullptr) out[0] = 0;
+      if (g_forget.data == nullptr) out[1] = out[3] = 0;
+      if (g_retain.data == nullptr) out[2] = out[3] = 0;
+    }
+  }
+}
+
+void stats(const Tile* tiles, int64_t first, int64_t last, const Matrix* theta, const Matrix* g_forget,
+           const Matrix* g_retain, double* partials) {
+  const int64_t p = tiles[first].parameter;
+  const bool wide = theta[p].dtype == kFloat64 || g_forget[p].dtype == kFloat64 || g_retain[p].dtype == kFloat64;
+  if (wide)
+    stats_of_band<double, Double8Lanes>(tiles, first, last, theta[p], g_forget[p], g_retain[p], partials);
+  else
+    stats_of_band<float, Float16Lanes>(tiles, first, last, theta[p], g_forget[p], g_retain[p], partials);
+}
+
+// ---- the flat buffer
+
+// A tile and its part of the flat buffer, as few long rows as both allow.
+struct Run {
+  char* data;
+  int64_t rows, columns, row_bytes, column_stride, offset, stride;
+};
+
+inline Run run_of(const Matrix& m, const Tile& tile) {
+  const int64_t bytes = width(m.dtype);
+  Run run{m.data + (tile.row * m.row_stride + tile.column * m.column_stride) * bytes, tile.rows, tile.columns,
+          m.row_stride * bytes, m.column_stride, tile.offset, tile.stride};
+  if (tile.stride == tile.columns && m.row_stride == tile.columns * m.column_stride) {
+    run.columns *= run.rows;
+    run.rows = 1;
+  }
+  return run;
+}
+
+void gather(const Tile& tile, const Matrix* tensors, void* flat, Dtype dtype) {
+  const Matrix& m = tensors[tile.parameter];
+  char* out = static_cast<char*>(flat);
+  const int64_t bytes = width(dtype);
+  if (m.data == nullptr) {
+    for (int64_t y = 0; y < tile.rows; ++y) memset(out + (tile.offset + y * tile.stride) * bytes, 0, tile.columns * bytes);
+    return;
+  }
+  const Run run = run_of(m, tile);
+  const Rounding nearest{false, 0};
+  for (int64_t y = 0; y < run.rows; ++y) {
+    const char* from = run.data + y * run.row_bytes;
+    char* to = out + (run.offset + y * run.stride) * bytes;
+    if (m.dtype == dtype && run.column_stride == 1) {
+      memcpy(to, from, run.columns * bytes);
+      continue;
+    }
+    for (int64_t c = 0; c < run.columns; c += kChunk) {
+      const int64_t n = run.columns - c < kChunk ? run.columns - c : kChunk;
+      const char* part = from + c * run.column_stride * width(m.dtype);
+      if (m.dtype == dtype && bytes == 2) {  // raw bits: not even a NaN changes
+        for (int64_t i = 0; i < n; ++i)
+          reinterpret_cast<uint16_t*>(to)[c + i] = reinterpret_cast<const uint16_t*>(part)[i * run.column_stride];
+      } else if (m.dtype == kFloat64) {
+        double values[kChunk];
+        load<double>(part, m.dtype, run.column_stride, n, values);
+        store<double>(values, to + c * bytes, dtype, 1, n, nearest, 0);
+      } else {
+        float values[kChunk];
+        load<float>(part, m.dtype, run.column_stride, n, values);
+        store<float>(values, to + c * bytes, dtype, 1, n, nearest, 0);
+      }
+    }
+  }
+}
+
+void scatter(const Tile& tile, const Matrix* tensors, const void* flat, Dtype dtype, const Rounding& rounding) {
+  const Matrix& m = tensors[tile.parameter];
+  if (m.data == nullptr) return;
+  const Run run = run_of(m, tile);
+  const int64_t bytes = width(dtype);
+  for (int64_t y = 0; y < run.rows; ++y) {
+    const int64_t index = run.offset + y * run.stride;
+    const char* from = static_cast<const char*>(flat) + index * bytes;
+    char* to = run.data + y * run.row_bytes;
+    if (m.dtype == dtype && run.column_stride == 1) {
+      memcpy(to, from, run.columns * bytes);
+      continue;
+    }
+    for (int64_t c = 0; c < run.columns; c += kChunk) {
+      const int64_t n = run.columns - c < kChunk ? run.columns - c : kChunk;
+      char* part = to + c * run.column_stride * width(m.dtype);
+      if (m.dtype == dtype && bytes == 2) {
+        for (int64_t i = 0; i < n; ++i)
+          reinterpret_cast<uint16_t*>(part)[i * run.column_stride] = reinterpret_cast<const uint16_t*>(from)[c + i];
+      } else if (dtype == kFloat64) {
+        store<double>(reinterpret_cast<const double*>(from) + c, part, m.dtype, run.column_stride, n, rounding, index + c);
+      } else {
+        float values[kChunk];
+        load<float>(from + c * bytes, dtype, 1, n, values);
+        store<float>(values, part, m.dtype, run.column_stride, n, rounding, index + c);
+      }
+    }
+  }
+}
+
+// ---- segment_update_
+
+// total = the terms present, added in the order forget, retain, mismatch; then base - total * eta. Each operation is
+// rounded on its own.
+template <typename T>
+inline __attribute__((always_inline)) void step(const T* base, const T* const* g, const T* c, int terms, T eta, T* to,
+                                                 int64_t n) {
+  switch (terms) {
+    case 0:
+      for (int64_t i = 0; i < n; ++i) to[i] = base[i];
+      return;
+    case 1:
+      for (int64_t i = 0; i < n; ++i) to[i] = base[i] - (g[0][i] * c[0]) * eta;
+      return;
+    case 2:
+      for (int64_t i = 0; i < n; ++i) to[i] = base[i] - (g[0][i] * c[0] + g[1][i] * c[1]) * eta;
+      return;
+    default:
+      for (int64_t i = 0; i < n; ++i) to[i] = base[i] - ((g[0][i] * c[0] + g[1][i] * c[1]) + g[2][i] * c[2]) * eta;
+      return;
+  }
+}
+
+template <typename T>
+void update_tile(const Tile& tile, const Matrix& m, const Update& u) {
+  constexpr Dtype native = sizeof(T) == 8 ? kFloat64 : kFloat32;
+  const Run run = run_of(m, tile);
+  const T eta = T(u.eta[tile.unit]);
+  const void* all[3] = {u.g_forget, u.g_retain, u.g_mismatch};
+  const double coefficients[3] = {u.c_forget, u.c_retain, u.c_mismatch};
+  const T* g[3] = {};
+  T c[3] = {};
+  int terms = 0;
+  for (int k = 0; k < 3; ++k) {
+    if (all[k] == nullptr) continue;
+    g[terms] = static_cast<const T*>(all[k]);
+    c[terms++] = T(coefficients[k]);
+  }
+  T values[kChunk];
+  for (int64_t y = 0; y < run.rows; ++y) {
+    char* to = run.data + y * run.row_bytes;
+    for (int64_t x = 0; x < run.columns; x += kChunk) {
+      const int64_t n = run.columns - x < kChunk ? run.columns - x : kChunk;
+      const int64_t index = run.offset + y * run.stride + x;
+      const T* parts[3] = {g[0] + (terms > 0 ? index : 0), g[1] + (terms > 1 ? index : 0), g[2] + (terms > 2 ? index : 0)};
+      step<T>(static_cast<const T*>(u.base) + index, parts, c, terms, eta, values, n);
+      char* part = to + x * run.column_stride * width(m.dtype);
+      if (m.dtype == native && run.column_stride == 1)
+        memcpy(part, values, n * sizeof(T));
+      else
+        store<T>(values, part, m.dtype, run.column_stride, n, u.rounding, index);
+    }
+  }
+}
+
+void update(const Tile& tile, const Matrix* theta, const Update& u) {
+  const Matrix& m = theta[tile.parameter];
+  if (m.data == nullptr) return;
+  if (u.dtype == kFloat64)
+    update_tile<double>(tile, m, u);
+  else
+    update_tile<float>(tile, m, u);
+}
+
+}  // namespace
+
+extern const Kernels RAZOR_TABLE;
+const Kernels RAZOR_TABLE = {RAZOR_NAME, stats, gather, scatter, update};
+
+}  // namespace razor

@@ -1,0 +1,45 @@
+// segment_gather and segment_scatter_: slices of many parameters <-> one flat buffer.
+#include "segments.h"
+
+namespace razor {
+namespace {
+
+Tensor segment_gather(const std::vector<Tensor>& tensors, const Tensor& tiles, int64_t elements, ScalarType type) {
+  const Dtype dtype = dtype_of(type, "dtype");
+  STD_TORCH_CHECK(elements >= 0, "elements is ", elements, "; expected the elements of the plan");
+  const Matrices matrices(tensors, "tensors");
+  const Table table = table_of(tiles, 8, "tiles");
+  check_tiles(table, matrices, elements, -1);
+  Tensor flat = torch::stable::empty({elements}, type);
+  void* out = flat.data_ptr();
+  const int64_t covered = elements_of(table);
+  if (covered != elements) torch::stable::zero_(flat);
+  const Kernels& run = kernels();
+  const Tile* tile = tiles_of(table);
+  for_each(table.rows, covered, [&](int64_t i) { run.gather(tile[i], matrices.data(), out, dtype); });
+  return flat;
+}
+
+void segment_scatter_(const std::vector<Tensor>& tensors, const Tensor& given, const Tensor& tiles,
+                      const std::optional<int64_t>& seed) {
+  Matrices matrices(tensors, "tensors");
+  const Table table = table_of(tiles, 8, "tiles");
+  const Tensor flat = flat_of(given, "flat");
+  const Dtype dtype = dtype_of(flat.scalar_type(), "flat");
+  check_tiles(table, matrices, flat.numel(), -1);
+  const Rounding rounding = rounding_of(seed);
+  const void* from = flat.data_ptr();
+  const Kernels& run = kernels();
+  const Tile* tile = tiles_of(table);
+  for_each(table.rows, elements_of(table),
+           [&](int64_t i) { run.scatter(tile[i], matrices.data(), from, dtype, rounding); });
+  matrices.write_back();
+}
+
+}  // namespace
+}  // namespace razor
+
+STABLE_TORCH_LIBRARY_IMPL(razor_fast, CPU, m) {
+  m.impl("segment_gather", TORCH_BOX(&razor::segment_gather));
+  m.impl("segment_scatter_", TORCH_BOX(&razor::segment_scatter_));
+}
