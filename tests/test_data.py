@@ -58,7 +58,7 @@ def test_samples_hash_image_and_caption_apart():
     lazy = Sample(load=lambda: loads.append(1) or image, caption="c", key="lazy")
     assert not loads and lazy.image_hash == one.image_hash and lazy.image_hash and len(loads) == 1
     assert pickle.loads(pickle.dumps(two)).image_hash == two.image_hash
-    with pytest.raises(TypeError):
+    with pytest.raises(DataError, match="no image"):
         Sample(caption="nothing")
 
 
@@ -85,6 +85,11 @@ def test_memory_source_refuses_what_does_not_fit():
     ]:
         with pytest.raises(DataError, match=words):
             MemorySource(images, **arguments).read()
+    for wrong in (iter(images), images[0], Sample(images[0], "a").image):
+        with pytest.raises(DataError, match="images must be a list|four dimensions"):
+            MemorySource(wrong, ["a"] * 6)
+    with pytest.warns(DataWarning, match="no image"):
+        assert len(MemorySource([images[0], None], ["a", "b"], max_bad_share=0.5).read()) == 1
     with pytest.warns(DataWarning, match=r"skipped 2 of 3 samples: .*memory/000001 \(no caption\)"):
         kept = MemorySource(images, ["a", None, " "], max_bad_share=0.9).read()
     assert kept.captions == ["a"]

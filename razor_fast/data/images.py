@@ -25,7 +25,9 @@ def decode_image(source):
 
     The EXIF orientation is not applied and an alpha channel is dropped, as in open_clip's own loaders.
     """
-    Image = require("PIL.Image", "decoding images")
+    Image, ImageFile = require("PIL.Image", "decoding images"), require("PIL.ImageFile", "decoding images")
+    # other libraries set this process-wide, and cut images would then pass with their missing part in grey
+    tolerant, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, (bytes, bytearray, memoryview)) else source) as image:
             image.load()
@@ -36,6 +38,8 @@ def decode_image(source):
         raise
     except Exception as error:  # Pillow's plugins raise OSError, SyntaxError, ValueError, struct.error and more
         raise DataError(f"unreadable image: {str(error) or type(error).__name__}") from error
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = tolerant
 
 
 def normalise_image(image):

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
+from ..errors import DataError
 from .images import hash_image, normalise_image
 
 
@@ -35,7 +36,7 @@ class Sample:
         load: Callable[[], object] | None = None,
     ):
         if (image is None) == (load is None):
-            raise TypeError("a Sample takes an image or a `load` function, exactly one of them")
+            raise DataError("no image: a Sample takes an image or a `load` function, exactly one of them")
         self.caption, self.label, self.key = caption, label, key
         self._image = None if image is None else normalise_image(image)
         self._load, self._image_hash = load, None

@@ -112,6 +112,12 @@ class MemorySource(Source):
         max_bad_share: float = DEFAULT_MAX_BAD_SHARE,
     ):
         super().__init__(name, max_bad_share)
+        if not hasattr(images, "__len__") or not hasattr(images, "__getitem__"):
+            raise DataError(f"{name}: images must be a list or an array, not {type(images).__name__}")
+        if getattr(images, "ndim", 4) != 4:
+            raise DataError(
+                f"{name}: an array of images has four dimensions, [N, H, W, C]; given: {list(images.shape)}"
+            )
         for what, values in (("captions", captions), ("labels", labels), ("keys", keys)):
             if values is not None and len(values) != len(images):
                 raise DataError(f"{name}: {len(images)} images but {len(values)} {what}")

@@ -171,7 +171,7 @@ def _check_end(stream: BinaryIO) -> None:
     stream.seek(0)
     try:
         with tarfile.open(fileobj=stream, mode="r:") as tar:
-            for _ in tar:
+            while tar.next() is not None:
                 tar.members.clear()
             end = tar.offset
     except tarfile.TarError:  # compressed: its checksum has already spoken
