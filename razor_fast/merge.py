@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy
 import safetensors
@@ -263,29 +263,33 @@ class _SafetensorsFile:
         names = {code: name for name, code in DTYPES.items()}
         return tuple(self._header[key]["shape"]), names.get(stored, stored)
 
-    def _matrix(self, memory: numpy.ndarray, key: str) -> numpy.ndarray:
-        """The tensor's bytes as [rows, columns * bytes of an element]."""
-        begin, end = (self._start + offset for offset in self._header[key]["data_offsets"])
-        return memory[begin:end].reshape(matrix_shape(self._header[key]["shape"])[0], -1)
-
-    @staticmethod
-    def _part(matrix: numpy.ndarray, record: SliceRecord) -> numpy.ndarray:
+    def _band(self, key: str, record: SliceRecord) -> tuple[int, int, slice]:
+        """Where the slice begins in the file (its first row), the bytes of a row, and those of its columns in a row."""
         size = getattr(torch, record.dtype).itemsize
-        columns = slice(record.column * size, (record.column + record.columns) * size)
-        return matrix[record.row : record.row + record.rows, columns]
+        row_bytes = matrix_shape(self._header[key]["shape"])[1] * size
+        begin = self._start + self._header[key]["data_offsets"][0] + record.row * row_bytes
+        return begin, row_bytes, slice(record.column * size, (record.column + record.columns) * size)
 
     def read(self, key: str, record: SliceRecord) -> Tensor:
-        """The slice's bytes, uint8 [rows, columns * bytes]."""
-        memory = numpy.memmap(self.path, numpy.uint8, "r")
-        return torch.from_numpy(numpy.array(self._part(self._matrix(memory, key), record)))
+        """The slice's bytes, uint8 [rows, columns * bytes of an element]."""
+        with open(self.path, "rb") as file:
+            return torch.from_numpy(self._read_band(file, key, record)[:, self._band(key, record)[2]].copy())
+
+    def _read_band(self, file: BinaryIO, key: str, record: SliceRecord) -> numpy.ndarray:
+        begin, row_bytes, _ = self._band(key, record)
+        file.seek(begin)
+        return numpy.frombuffer(bytearray(file.read(record.rows * row_bytes)), numpy.uint8).reshape(record.rows, -1)
 
     def write(self, destination: Path, places: Sequence[Place]) -> tuple[str, ...]:
         shutil.copyfile(self.path, destination)
-        memory = numpy.memmap(destination, numpy.uint8, "r+")
-        for key, record, new in places:
-            part = self._part(self._matrix(memory, key), record)
-            part[...] = as_bytes(new).numpy().reshape(part.shape)
-        memory.flush()
+        # plain writes and no memory map: on a full disk they raise, where a map kills the process
+        with open(destination, "r+b") as file:
+            for key, record, new in places:
+                begin, _, columns = self._band(key, record)
+                band = self._read_band(file, key, record)
+                band[:, columns] = as_bytes(new).numpy().reshape(record.rows, -1)
+                file.seek(begin)
+                file.write(band)
         return ()
 
 

@@ -451,6 +451,7 @@ def test_parameters_that_share_memory(made):
     assert tied["a"].all()
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_on_a_gpu(made):
     _, edit, base, edited = made
