@@ -88,6 +88,8 @@ def test_seed_and_epoch_decide_order_and_random_transforms():
     assert sorted(indices.tolist()) == list(range(10)) and indices.tolist() != list(range(10))
     for other in ({"seed": 2, "epoch": 2}, {"seed": 1, "epoch": 3}):
         assert torch.cat([batch.indices for batch in run(**other)]).tolist() != indices.tolist()
+    fixed_order = [next(iter(batches(samples, Counting(), None, 10, seed=1, epoch=n))).images for n in (0, 0, 1)]
+    assert torch.equal(fixed_order[0], fixed_order[1]) and not torch.equal(fixed_order[0], fixed_order[2])
     repeated = batches(samples, Counting(), letters, 3, shuffle=True)
     assert all(map(equal, repeated, repeated))
 

@@ -452,6 +452,8 @@ def test_image_modes(tmp_path):
     samples = MemorySource(images, ["x"] * len(images)).read()
     assert [sample.image_hash == expected for sample in samples] == [True] * len(images)
     assert all(sample.image.mode == "RGB" for sample in samples)
+    Image.fromarray(np.full((2, 2), 0x1234, np.uint16)).save(tmp_path / "low.png")
+    assert MemorySource([tmp_path / "low.png"], ["x"]).read()[0].image.getpixel((0, 0)) == (0x12,) * 3
     other_shape = MemorySource([colour.reshape(5, 6, 3)], ["x"]).read()[0].image_hash
     assert other_shape != expected
     bad = [colour.astype(np.float32), np.zeros((2, 3, 4, 5), np.uint8), torch.zeros(1, 4, 4)]
