@@ -61,6 +61,8 @@ class RazorConfig(Strict):
     retain_tolerance: float = Field(0.01, ge=0, description="largest drop allowed of each retain metric on validation")
     tolerances: dict[str, float] = Field(default_factory=dict, description="the same, by metric, where it differs")
 
+    inner_steps: int = Field(4, ge=1, description="gradient steps that form a round's direction; the paper's is 1")
+    inner_share: float = Field(0.02, gt=0, description="length of an inner step, as a share of the norm of what moves")
     step: Literal["per_unit", "joint"] = Field("per_unit", description="search one step size a unit, or one for all of K")
     first_step: float = Field(0.1, gt=0, description="first step tried, as a share of the unit's norm: ||step||/||theta||")
     max_probes: int = Field(10, ge=1, description="evaluations of one step-size search")

@@ -24,6 +24,7 @@ from .units import DEFAULT_EXCLUDE, find_units
 
 __all__ = ["LoopState", "unlearn_events", "Judge"]
 
+SIDES = ("forget", "retain", "mismatch")
 SCORES_KEPT = 20  # rows in the Scored events after round 0
 
 
@@ -162,13 +163,8 @@ class _Loop:
         """Gradients at the current weights, scores, new units. Leaves the gradients gathered in state.step."""
         s, config, recorder = self.state, self.config, self.recorder
         recorder.clear()
-        losses = {}
-        sides = ["retain", "forget"]
-        if config.lambda_mismatch and s.round > 0:  # zero, with a zero gradient, at the frozen weights
-            sides.append("mismatch")
-        for side in sides:
-            with getattr(recorder, side)():
-                losses[side] = backward_all(self.task.losses(side, s.round, config.seed), side)
+        sides = SIDES if s.round > 0 else SIDES[:2]  # the mismatch gradient is zero at the frozen weights
+        gradients = self.record(recorder, sides, 0)
         scores = recorder.scores(alpha=config.alpha, eps=config.eps)
         if s.round == 0:
             found = select(scores, config.threshold, count=config.initial_units, without=s.fruitless,
@@ -179,42 +175,83 @@ class _Loop:
             found = None
         new = list(found.names) if found else []
         rows = scores.rows if s.round == 0 else scores.ranked()[:SCORES_KEPT]
-        yield Scored(s.round, list(rows), found.threshold if found else math.nan, scores.counts(), losses)
+        yield Scored(s.round, list(rows), found.threshold if found else math.nan, scores.counts(), self.losses)
         yield UnitsChosen(s.round, new, found.passed_over if found else {})
         chosen = [*s.chosen, *new]
         if chosen:
             order = {unit.name: index for index, unit in enumerate(self.units)}
             chosen.sort(key=lambda name: self.depth(name, order))
             s.step = StepState(self.units.subset(chosen), rounding_seed=self.rounding_seed, carry=s.step)
-            s.step.set_direction(
-                recorder.gradients("forget"), recorder.gradients("retain"),
-                recorder.gradients("mismatch") if "mismatch" in sides else None,
-                lambda_forget=config.lambda_forget, rho=config.rho, lambda_retain=config.lambda_retain,
-                lambda_mismatch=config.lambda_mismatch)
+            self.set_direction(s.step, gradients)
         recorder.clear()
         s.chosen = chosen
         return new
+
+    def record(self, recorder, sides, inner):
+        """Gradients of the sides, each a dict parameter name -> tensor or None; their loss values go to self.losses."""
+        config, s = self.config, self.state
+        weights = {"forget": config.lambda_forget, "retain": config.lambda_retain, "mismatch": config.lambda_mismatch}
+        self.losses = {}
+        for side in sides:
+            if inner and not weights[side]:
+                continue
+            with getattr(recorder, side)():
+                draw = s.round * config.inner_steps + inner
+                self.losses[side] = backward_all(self.task.losses(side, draw, config.seed), side)
+        return {side: recorder.gradients(side) for side in sides if recorder.recorded(side)}
+
+    def gradients(self, units, sides, inner):
+        """The same on a few units only, with everything else frozen: the backward pass stops at the earliest of them."""
+        return self.record(ScoreRecorder(self.task.model, units, freeze_others=True), sides, inner)
+
+    def set_direction(self, step, gradients):
+        c = self.config
+        step.set_direction(gradients.get("forget"), gradients.get("retain"), gradients.get("mismatch"),
+                           lambda_forget=c.lambda_forget, rho=c.rho, lambda_retain=c.lambda_retain,
+                           lambda_mismatch=c.lambda_mismatch)
 
     def depth(self, name, order):
         """Units are searched from shallow to deep."""
         unit = self.units[name]
         return (unit.block if unit.block is not None else -1, order[name])
 
+    def walk(self):
+        """Form the round's direction: `inner_steps` short steps on K, each with fresh gradients, then back to the start.
+
+        With one inner step the direction is RAZOR's own gradient. More let g_r and g_m, which see only where the model
+        stands, answer to where it is going: that is what bends the way around what must be kept.
+        """
+        s, config = self.state, self.config
+        start = s.step.base
+        try:
+            for index in range(config.inner_steps):
+                if index:
+                    self.set_direction(s.step, self.gradients(s.step.units, SIDES, index))
+                theta, direction = s.step.unit_norms()
+                if config.step == "per_unit":
+                    eta = {n: config.inner_share * theta[n] / direction[n] if direction[n] else 0.0 for n in s.chosen}
+                else:
+                    total = math.hypot(*direction.values())
+                    eta = dict.fromkeys(s.chosen, config.inner_share * math.hypot(*theta.values()) / total if total else 0.0)
+                s.step.accept(eta)
+        finally:
+            s.step.set_displacement(start)
+
     def step(self, new):
         """Search the step sizes of this round and accept the best state found, or none."""
         s = self.state
+        self.walk()
         theta, direction = s.step.unit_norms()
-        per_share = {n: theta[n] / direction[n] if direction[n] else 0.0 for n in s.chosen}  # eta of a step as long as theta
-        movable = [n for n in s.chosen if per_share[n]]
+        movable = [n for n in s.chosen if direction[n]]
         groups = [(n, [n]) for n in movable] if self.config.step == "per_unit" else [("joint", movable)]
         shares, metrics = {}, s.metrics
         try:
             for label, members in groups:
-                search = StepSearch(self.config.first_step, max_probes=self.config.max_probes)
+                search = StepSearch(1.0, max_probes=self.config.max_probes)
                 seen = {}
                 while (share := search.propose()) is not None:
                     trial = shares | dict.fromkeys(members, share)
-                    s.step.apply({n: per_share[n] * v for n, v in trial.items()})
+                    s.step.apply(trial)
                     seen[share] = found = self.measure()
                     s.probes += 1
                     stable, met = self.judge.stable(found), self.judge.met(found)
@@ -235,7 +272,7 @@ class _Loop:
             yield StepRejected(s.round, movable, "no step size forgot more within the tolerances")
             self.drop_untouched()
             return
-        s.step.accept({n: per_share[n] * v for n, v in shares.items()})
+        s.step.accept(shares)
         s.metrics = metrics
         s.chosen = [n for n in s.chosen if n not in s.fruitless]
         self.drop_untouched()

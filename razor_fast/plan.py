@@ -174,8 +174,8 @@ class Plan:
         group = np.array(list(unit_group), dtype=np.int64).reshape(-1)
         if len(group) != unit_count:
             raise PlanError(f"unit_group has {len(group)} entries for {unit_count} units; give one group per unit")
-        if tile_elements < 1:
-            raise PlanError(f"tile_elements is {tile_elements}; expected at least 1")
+        if not 1 <= tile_elements < 1 << 31:  # GPU kernels count inside a tile in 32 bits
+            raise PlanError(f"tile_elements is {tile_elements}; expected 1 to {(1 << 31) - 1}")
         for names, expected, word in ((unit_names, unit_count, "unit_names"),
                                       (parameter_names, len(shapes), "parameter_names")):
             if names is not None and len(names) != expected:

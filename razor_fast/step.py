@@ -66,6 +66,13 @@ class StepState:
             for (side, found), c in zip(sides.items(), self.coefficients)
         }
 
+    def set_displacement(self, start):
+        """Make the way from `start` to the present base the direction (eta = 1 walks it), and `start` the base again."""
+        self.gradients = {"forget": start - self.base, "retain": None, "mismatch": None}
+        self.coefficients = (1.0, 0.0, 0.0)
+        self.base = start
+        self.undo()
+
     def unit_norms(self):
         """Two dicts unit name -> Euclidean norm: of the base values, and of the direction."""
         direction = torch.zeros_like(self.base)
