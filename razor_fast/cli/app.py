@@ -1,0 +1,309 @@
+"""The commands and their help. Imports typer and rich only: `razor-fast --help` answers at once."""
+
+from __future__ import annotations
+
+import inspect as inspect_module
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer.core import TyperGroup
+
+from ..errors import RazorError
+from . import console
+
+__all__ = ["app", "main"]
+
+EXIT_INPUT, EXIT_INTERRUPTED = 2, 130
+
+
+class Commands(TyperGroup):
+    """Takes --debug anywhere, and turns what bad input raises into one message and exit code 2."""
+
+    def parse_args(self, ctx, args):
+        args = list(args)
+        end = args.index("--") if "--" in args else len(args)
+        debug = "--debug" in args[:end]
+        ctx.meta["razor_fast.debug"] = debug or bool(os.environ.get("RAZOR_FAST_DEBUG"))
+        return super().parse_args(ctx, [a for i, a in enumerate(args) if not (a == "--debug" and i < end)])
+
+    def invoke(self, ctx):
+        debug, before = ctx.meta["razor_fast.debug"], warnings.showwarning
+        console.show_warnings(debug)
+        try:
+            return super().invoke(ctx)
+        except RazorError as error:
+            if debug:
+                raise
+            console.report_error(error)
+            raise typer.Exit(EXIT_INPUT) from None
+        except KeyboardInterrupt:
+            if debug:
+                raise
+            console.say(console.stderr(), "Interrupted. Files appear whole or not at all: none is left half written.")
+            raise typer.Exit(EXIT_INTERRUPTED) from None
+        except (OSError, MemoryError) as error:
+            if debug or isinstance(error, BrokenPipeError):
+                raise
+            console.report_error(error)
+            raise typer.Exit(1) from None
+        finally:
+            warnings.showwarning = before
+
+
+app = typer.Typer(
+    cls=Commands,
+    name="razor-fast",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    add_completion=False,
+)
+demo = typer.Typer(cls=TyperGroup, no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False)
+app.add_typer(demo, name="demo", help="The whole thing on small real data: train, unlearn, report.")
+
+
+def command(group: typer.Typer, name: str | None = None):
+    """typer's command, with the lines of each paragraph of the docstring joined: typer would keep the breaks."""
+
+    def register(function):
+        paragraphs = inspect_module.cleandoc(function.__doc__).split("\n\n")
+        text = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+        return group.command(name, help=text)(function)
+
+    return register
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of `razor-fast`. Exits with 0, 1 (a fault), 2 (bad input) or 130 (Ctrl-C)."""
+    app(args=arguments, prog_name="razor-fast")
+
+
+TOP = (
+    "Make CLIP forget a concept by editing few layers and heads, and prove what was done.\n\n"
+    "Start with [bold]razor-fast demo clip[/bold]; then write a configuration (examples/, docs/config.md) and run "
+    "[bold]razor-fast unlearn run.yaml[/bold]. What comes out is an edit: a small file that applies to, reverts from "
+    "and merges into checkpoints of the same model.\n\n"
+    "Results go to stdout, progress and errors to stderr. Exit codes: 0 done, 2 bad input (nothing was changed), "
+    "130 interrupted, 1 anything else."
+)
+
+
+def _version(asked: bool):
+    if asked:
+        from .. import __version__
+
+        print(f"razor-fast {__version__}")
+        raise typer.Exit
+
+
+@app.callback(help=TOP)
+def top(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and every warning. Goes anywhere.")] = False,
+):
+    """Its help is TOP: typer would keep the breaks of these lines."""
+
+
+Config = Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="Configuration of the run; docs/config.md.")]
+Set = Annotated[
+    list[str],
+    typer.Option("--set", metavar="KEY=VALUE", help="Override an option, as in --set razor.alpha=0.3. Repeatable."),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; only what came out.")]
+EditFile = Annotated[Path, typer.Argument(metavar="EDIT", help="An edit file (edit.safetensors).")]
+Checkpoint = Annotated[
+    Path, typer.Argument(metavar="CHECKPOINT", help="State dict (.safetensors, .pt, ...) or save_pretrained folder.")
+]
+New = Annotated[
+    Path, typer.Option("--output", "-o", metavar="NEW", help="Where to write the new checkpoint. Must not exist.")
+]
+
+
+def _print_schema(asked: bool):
+    if asked:
+        from ..run_schema import as_text
+
+        print(as_text(), end="")
+        raise typer.Exit
+
+
+@demo.callback()
+def demo_top():
+    """The whole thing on small real data: train, unlearn, report."""
+
+
+@command(demo, "clip")
+def demo_clip(
+    forget: Annotated[str, typer.Option(help="The digit to forget, by name or number.")] = "seven",
+    seed: Annotated[int, typer.Option(min=0, help="Governs training, splits and batches.")] = 0,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to; new or empty.")] = Path(
+        "runs/demo-clip"
+    ),
+    seeds: Annotated[int, typer.Option(min=1, help="Repeat with so many seeds, from --seed on; show the mean.")] = 1,
+    cache: Annotated[Path | None, typer.Option(help="Folder where trained models are kept for the next time.")] = None,
+):
+    """Train a small CLIP on handwritten digits, make it forget one, compare with a model that never saw it.
+
+    Reads scikit-learn's digits, so it needs no network and no GPU. Writes the edit and its undo file, the log, the
+    scores and report.html.
+
+    Example: [bold]razor-fast demo clip --forget four --output runs/four[/bold]
+    """
+    from .running import run_demo_clip
+
+    run_demo_clip(forget, seed, output, seeds, cache)
+
+
+@command(app)
+def unlearn(
+    config: Config,
+    set_: Set = [],  # noqa: B006
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder of the run; overrides `output`.")
+    ] = None,
+    quiet: Quiet = False,
+    probes: Annotated[bool, typer.Option("--probes", help="Print a line for every probe of a step size.")] = False,
+    report: Annotated[bool, typer.Option("--report/--no-report", help="Write report.html and report.json.")] = True,
+    print_schema: Annotated[
+        bool,
+        typer.Option("--print-schema", callback=_print_schema, is_eager=True, help="Print every option and exit."),
+    ] = False,
+):
+    """Make a model forget a concept.
+
+    Reads a configuration, the model and the data it names. The model's files are not changed. Writes to the run's
+    folder: edit.safetensors (new values), edit.undo.safetensors (old values: keep it apart), scores.csv, log.jsonl,
+    result.json, report.html. Prints metrics before and after.
+
+    The same command on the folder of an interrupted run goes on where it stopped, to the same edit.
+
+    Example: [bold]razor-fast unlearn run.yaml --set concept=cat --set razor.max_rounds=3 -o runs/cat[/bold]
+    """
+    from .running import run_unlearn
+
+    run_unlearn(config, set_, output, quiet=quiet, probes=probes, report=report)
+
+
+@command(app)
+def score(
+    config: Config,
+    set_: Set = [],  # noqa: B006
+    top: Annotated[int, typer.Option("--top", min=1, help="How many units to print.")] = 20,
+    csv: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write all scores as csv.")] = None,
+    quiet: Quiet = False,
+):
+    """Score every layer and head, and change nothing.
+
+    Reads what unlearn reads. Prints the units with the highest phi: much forget gradient for their weight, little
+    conflict with what is retained. Writes nothing, or a csv.
+
+    Example: [bold]razor-fast score run.yaml --top 10 --csv scores.csv[/bold]
+    """
+    from .running import run_score
+
+    run_score(config, set_, top, csv, quiet=quiet)
+
+
+@command(app)
+def inspect(
+    edit: EditFile,
+    undo: Annotated[Path | None, typer.Option(help="Its undo file; default: the one beside it, if there.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print plain data instead of tables.")] = False,
+):
+    """Show what an edit changes: units, sizes, metrics before and after, hashes.
+
+    Reads an edit file, and its undo file for how far each unit moves. Writes nothing. Every value is checked
+    against its hash.
+
+    Example: [bold]razor-fast inspect runs/cat/edit.safetensors[/bold]
+    """
+    from .editing import run_inspect
+
+    run_inspect(edit, undo, as_json=json)
+
+
+@command(app)
+def apply(edit: EditFile, checkpoint: Checkpoint, output: New):
+    """Write a checkpoint with the edit in it.
+
+    Reads an edit and a checkpoint that holds the values the edit was made on; another base is refused, naming the first
+    slice that differs. Writes a new checkpoint of the same form, equal byte for byte outside the edit.
+
+    Example: [bold]razor-fast apply runs/cat/edit.safetensors clip.safetensors -o clip-without-cat.safetensors[/bold]
+    """
+    from .editing import run_apply
+
+    run_apply([edit], checkpoint, output)
+
+
+@command(app)
+def revert(
+    edit: EditFile,
+    checkpoint: Checkpoint,
+    output: New,
+    undo: Annotated[
+        Path | None, typer.Option("--undo", metavar="FILE", help="Its undo file; default: EDIT's name with .undo.")
+    ] = None,
+):
+    """Write a checkpoint with the edit taken out again.
+
+    Reads an edit, its undo file (the old values) and a checkpoint that holds the edit. Writes a new checkpoint with
+    every old byte back in its place.
+
+    Example: [bold]razor-fast revert runs/cat/edit.safetensors clip-without-cat.safetensors -o clip.safetensors[/bold]
+    """
+    from .editing import run_revert
+
+    run_revert(edit, checkpoint, output, undo)
+
+
+@command(app)
+def merge(
+    edits: Annotated[list[Path], typer.Argument(metavar="EDIT...", help="Edit files, in the order they were made.")],
+    into: Annotated[Path, typer.Option("--into", metavar="CHECKPOINT", help="Checkpoint that the first was made on.")],
+    output: New,
+):
+    """Stack several edits and write one checkpoint with all of them in it.
+
+    Reads edits, and where their slices overlap in part the undo files beside them. Edits that contradict each other are
+    refused. Writes a new checkpoint.
+
+    Example: [bold]razor-fast merge cat.safetensors dog.safetensors --into clip.safetensors -o new.safetensors[/bold]
+    """
+    from .editing import run_apply
+
+    run_apply(edits, into, output)
+
+
+@command(app)
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Folder of a run, finished or not.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Default: report.html in the run's folder.")
+    ] = None,
+):
+    """Write the report of a run again, from its log.
+
+    Reads log.jsonl and what lies beside it; loads no model. Writes one self-contained HTML page, and the same as JSON.
+
+    Example: [bold]razor-fast report runs/cat[/bold]
+    """
+    from .running import run_report
+
+    run_report(run, output)
+
+
+@command(app)
+def env():
+    """Show versions, devices, and which implementation serves each operator and why.
+
+    Example: [bold]razor-fast env[/bold]
+    """
+    from ..env import main as show
+
+    sys.exit(show())

@@ -1,0 +1,60 @@
+"""What the commands print with: results on stdout, progress and errors on stderr; plain without a terminal."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+WIDTH_WITHOUT_TERMINAL = 120
+# libraries warn about their own affairs; only what this package, or its user's data, has to say is shown
+PACKAGE = str(Path(__file__).resolve().parent.parent)
+
+
+def stdout() -> Console:
+    return _console(sys.stdout)
+
+
+def stderr() -> Console:
+    return _console(sys.stderr)
+
+
+def _console(file) -> Console:
+    width = None
+    if not file.isatty() and not os.environ.get("COLUMNS"):
+        width = WIDTH_WITHOUT_TERMINAL
+    return Console(file=file, width=width, highlight=False, emoji=False)
+
+
+def say(console: Console, text: str, style: str = "") -> None:
+    """One message, never cut and never read as markup."""
+    console.print(Text(text, style=style), soft_wrap=True)
+
+
+def report_error(error: BaseException) -> None:
+    """One red message on stderr: the error's name and what it says."""
+    console = stderr()
+    text = Text(f"{type(error).__name__}: ", style="bold red")
+    text.append(str(error), style="red")
+    console.print(text, soft_wrap=True)
+
+
+def show_warnings(debug: bool) -> None:
+    """Warnings of this package as one yellow line each; those of libraries only with debug."""
+    if debug:
+        return
+    usual = warnings.showwarning
+
+    def show(message, category, filename, lineno, file=None, line=None):
+        named = category.__module__.partition(".")[0] == "razor_fast"
+        ours = named or str(Path(filename).resolve()).startswith(PACKAGE)
+        if file is not None:
+            usual(message, category, filename, lineno, file, line)
+        elif ours:
+            say(stderr(), f"Warning: {message}", "yellow")
+
+    warnings.showwarning = show

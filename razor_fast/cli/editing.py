@@ -1,0 +1,107 @@
+"""inspect, apply, revert and merge: edits and checkpoints on disk. No model is built."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from ..edit import Edit, load_edit, stack
+from ..edit_file import undo_path
+from ..errors import BaseMismatchError, EditError, RunDirectoryError
+from ..merge import merge_checkpoint
+from .console import say, stderr, stdout
+
+__all__ = ["reversed_edit", "run_apply", "run_inspect", "run_revert"]
+
+
+def run_inspect(path: Path, undo: Path | None, *, as_json: bool) -> None:
+    edit = _load(path, undo)
+    if as_json:
+        print(json.dumps(edit.summary(), indent=1))
+        return
+    from ..edit_summary import render
+
+    stdout().print(render(edit))
+
+
+def run_apply(paths: list[Path], checkpoint: Path, output: Path) -> None:
+    _check_new(output)
+    if len(paths) == 1:
+        edit = load_edit(paths[0])
+    else:
+        edit = stack([_load(path, None) for path in paths])
+    _report(merge_checkpoint(edit, checkpoint, output), edit)
+
+
+_SEEN_FROM_BEHIND = {
+    "holds the edit's new values: this edit is already applied": "holds the values from before the edit: this edit is "
+    "not applied",
+    "the values the edit was made on": "the values the edit left",
+}
+
+
+def run_revert(path: Path, checkpoint: Path, output: Path, undo: Path | None) -> None:
+    _check_new(output)
+    if undo is None and not undo_path(path).is_file():
+        raise EditError(
+            f"no undo file: {undo_path(path)} is not there. Give the one written with the edit (--undo FILE); without "
+            "the old values, go back to the original checkpoint"
+        )
+    edit = _load(path, undo)
+    back = reversed_edit(edit)
+    try:
+        report = merge_checkpoint(back, checkpoint, output)
+    except BaseMismatchError as error:
+        # for the reversed edit, base and new have changed places: say it as the one who reverts sees it
+        message = str(error)
+        for said, meant in _SEEN_FROM_BEHIND.items():
+            message = message.replace(said, meant)
+        raise BaseMismatchError(message) from None
+    _report(report, back)
+
+
+def reversed_edit(edit: Edit) -> Edit:
+    """The edit that takes `edit` back: old and new values exchanged. Raises EditError without old values."""
+    if edit.old is None:
+        raise EditError("this edit holds no old values, so it cannot be reverted; load it with its undo file")
+    manifest = edit.manifest
+    slices = tuple(
+        record.model_copy(update={"base_sha256": record.new_sha256, "new_sha256": record.base_sha256})
+        for record in manifest.slices
+    )
+    model = manifest.model
+    if model.edited_sha256 is not None:
+        model = model.model_copy(update={"sha256": model.edited_sha256, "edited_sha256": model.sha256})
+    return Edit(manifest.model_copy(update={"slices": slices, "model": model}), edit.old, edit.new)
+
+
+def _load(path: Path, undo: Path | None) -> Edit:
+    """With its undo file: the one given, else the one beside it where there is one."""
+    if undo is None and undo_path(path).is_file():
+        undo = undo_path(path)
+    return load_edit(path, undo=undo)
+
+
+def _check_new(output: Path) -> None:
+    """Before anything is read: a refusal costs no time."""
+    if output.is_file() or output.is_symlink() or (output.is_dir() and any(output.iterdir())):
+        what = "is a folder that is not empty" if output.is_dir() else "exists already"
+        raise RunDirectoryError(f"{output} {what}; choose another name for --output, or remove it first")
+
+
+def _report(report, edit: Edit) -> None:
+    out, notes = stdout(), []
+    slices = sum(map(len, report.edited.values()))
+    say(out, f"wrote {report.destination}")
+    say(out, f"  {slices} slices in {', '.join(report.edited)}: {', '.join(unit.name for unit in edit.manifest.units)}")
+    if report.copied:
+        say(out, f"  copied as they are: {', '.join(report.copied)}")
+    if report.left_out:
+        notes.append(f"not copied, since they hold weights without the edit: {', '.join(report.left_out)}")
+    if report.untouched:
+        notes.append(
+            "entries with tensors beside the state dict were copied without the edit (averaged weights among them "
+            f"would still know what was forgotten): {', '.join(report.untouched)}"
+        )
+    for note in notes:
+        say(stderr(), f"Warning: {note}", "yellow")

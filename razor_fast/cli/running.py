@@ -1,0 +1,217 @@
+"""unlearn, score, demo and report."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from ..errors import ConfigError, RunDirectoryError
+from ..run_config import load_run_config
+from .console import say, stderr, stdout
+
+__all__ = ["run_demo_clip", "run_report", "run_score", "run_unlearn"]
+
+
+class _Phases:
+    """Says on stderr what is being done; nothing when quiet."""
+
+    def __init__(self, quiet: bool):
+        self.console = None if quiet else stderr()
+
+    def __call__(self, text: str):
+        if self.console is None:
+            return nullcontext()
+        if self.console.is_terminal:
+            return self.console.status(Text(text))
+        say(self.console, text)
+        return nullcontext()
+
+
+def _prepare(config, phase):
+    """The ClipTask a configuration asks for. Raises named errors, cheapest checks first."""
+    with phase("loading libraries"):
+        from .building import build_parts, build_task, check_paths
+    sources = check_paths(config)
+    with phase("reading data"):
+        parts = build_parts(config, sources)
+    if phase.console is not None:
+        sizes = ", ".join(f"{name} {len(samples)}" for name, samples in parts.items())
+        say(phase.console, f"data: {sizes}")
+    with phase(f"loading {config.model.name or config.model.config} and measuring it"):
+        return build_task(config, parts)
+
+
+def run_unlearn(path: Path, overrides, output: Path | None, *, quiet=False, probes=False, report=True) -> None:
+    config = load_run_config(path, overrides)
+    if output is None:
+        if config.output is None:
+            raise ConfigError(f"{path}: no folder for the run; give `output` in it, or --output DIR")
+        output = Path(config.output)
+    phase = _Phases(quiet)
+    from .building import check_output
+
+    check_output(output)
+    task, razor = _prepare(config, phase), config.razor_config()
+    from ..methods.razor import unlearn
+    from ..progress import RunProgress
+
+    progress = RunProgress.of(task, razor, phase.console, details=probes) if phase.console is not None else None
+    try:
+        with progress or nullcontext():
+            outcome = unlearn(task, razor, run_directory=output, on_event=progress)
+    except KeyboardInterrupt:
+        _say_interrupted(output)
+        raise typer.Exit(130) from None
+    if report:
+        with phase("writing the report"):
+            _write_report(output, output / "report.html")
+    out = stdout()
+    say(out, f"{config.concept}: {outcome.message}", "bold green" if outcome.outcome in _GOOD else "bold yellow")
+    if not quiet:
+        out.print(metrics_table(outcome.metrics, task))
+    _say_files(out, output, outcome)
+
+
+_GOOD = ("target_met", "already_met")
+
+
+def _say_interrupted(output: Path) -> None:
+    """What a killed run leaves, and how to go on. The process ends here, so the model in memory does not matter."""
+    rounds = 0
+    log = output / "log.jsonl"
+    if log.is_file():
+        from ..run_directory import read_log
+
+        rounds = sum(record["event"] == "RoundEnded" for record in read_log(log))
+    kept = f"{rounds} finished rounds are kept" if rounds else "no round was finished"
+    script = Path(sys.argv[0]).name == "razor-fast"
+    command = shlex.join(["razor-fast", *sys.argv[1:]]) if script else "run the same command"
+    say(stderr(), f"Interrupted. {kept} in {output}; no file of the model was touched. To go on: {command}", "yellow")
+
+
+def _say_files(out, output: Path, outcome) -> None:
+    if outcome.edit is None:
+        say(out, f"nothing was changed, so there is no edit; the log is in {output}")
+        return
+    edit = outcome.edit
+    say(out, f"edit:   {output / 'edit.safetensors'}  ({len(edit.manifest.units)} units, {edit.bytes:,} bytes, sha256 "
+        f"{edit.sha256[:12]})")  # fmt: skip
+    say(out, f"undo:   {output / 'edit.undo.safetensors'}  (brings back what was forgotten: keep it apart)")
+    if (output / "report.html").is_file():
+        say(out, f"report: {output / 'report.html'}")
+
+
+def metrics_table(metrics: dict, task) -> Table:
+    """Metrics before and after, on validation and on test; the ones that steer first."""
+    from ..progress import number
+
+    table = Table(title=None)
+    table.add_column("metric")
+    columns = [(part, when) for part in ("validation", "test") for when in ("before", "after")]
+    for part, when in columns:
+        table.add_column(f"{part}\n{when}", justify="right")
+    steering = [task.forget_metric, *task.retain_metrics]
+    names = dict.fromkeys(steering + [n for part, when in columns for n in metrics.get(part, {}).get(when, {})])
+    for name in names:
+        values = [number(metrics.get(part, {}).get(when, {}).get(name)) for part, when in columns]
+        table.add_row(Text(name, style="bold" if name in steering else ""), *values)
+    return table
+
+
+def run_score(path: Path, overrides, top: int, csv: Path | None, *, quiet=False) -> None:
+    config = load_run_config(path, overrides)
+    if csv is not None and (csv.is_dir() or not csv.absolute().parent.is_dir()):
+        raise RunDirectoryError(f"--csv {csv}: give a file name in a folder that is there")
+    phase = _Phases(quiet)
+    task, razor = _prepare(config, phase), config.razor_config()
+    from ..recorder import score
+    from ..units import DEFAULT_EXCLUDE, find_units
+
+    with phase("gradients and scores of every unit"):
+        units = find_units(task.model, layers=razor.layers, heads=razor.heads, include=razor.include,
+                           exclude=DEFAULT_EXCLUDE if razor.exclude is None else razor.exclude)  # fmt: skip
+        scores = score(task.model, units, lambda: task.losses("forget", 0, razor.seed),
+                       lambda: task.losses("retain", 0, razor.seed), alpha=razor.alpha, eps=razor.eps)  # fmt: skip
+        ranked = scores.ranked()
+    table = Table()
+    for title in ("", "unit", "kind", "phi", "ratio", "cosine", "status"):
+        table.add_column(title, justify="left" if title in ("unit", "kind", "status") else "right", overflow="fold")
+    for place, row in enumerate(ranked[:top], 1):
+        table.add_row(str(place), Text(row.unit), row.kind, f"{row.phi:.3e}", f"{row.ratio:.3e}", f"{row.cosine:+.3f}",
+                      row.status)  # fmt: skip
+    out = stdout()
+    out.print(table)
+    counts = ", ".join(f"{count} {status}" for status, count in scores.counts().items())
+    say(out, f"{len(ranked)} units ({counts}); alpha {razor.alpha:g}; nothing was changed")
+    if csv is not None:
+        scores.to_csv(csv)
+        say(out, f"wrote {csv}")
+
+
+def run_report(run: Path, output: Path | None) -> None:
+    if not (run / "log.jsonl").is_file():
+        raise RunDirectoryError(f"{run} is not the folder of a run: it has no log.jsonl")
+    target = output or run / "report.html"
+    if not target.absolute().parent.is_dir():
+        raise RunDirectoryError(f"--output {target}: the folder {target.parent} does not exist")
+    _write_report(run, target)
+    say(stdout(), f"wrote {target}")
+
+
+def _write_report(run: Path, html: Path) -> None:
+    from ..report import report_from_log, save_report
+
+    save_report(report_from_log(run), html, html.with_suffix(".json"))
+
+
+def run_demo_clip(forget: str, seed: int, output: Path, seeds: int, cache: Path | None) -> None:
+    from .building import check_output
+
+    folders = [output] if seeds == 1 else [output / f"seed-{s}" for s in range(seed, seed + seeds)]
+    for folder in folders:
+        check_output(folder)
+    from ..demo.clip import run_demo
+
+    results = []
+    for number_, folder in enumerate(folders):
+        if seeds > 1:
+            say(stderr(), f"seed {seed + number_} ({number_ + 1} of {seeds})", "bold")
+        try:
+            results.append(run_demo(folder, forget=forget, seed=seed + number_, cache=cache, console=stdout()))
+        except KeyboardInterrupt:
+            say(stderr(), f"Interrupted. What is finished is in {output}; the same command goes on.", "yellow")
+            raise typer.Exit(130) from None
+    if seeds > 1:
+        _show_means(results)
+
+
+def _show_means(results: list[dict]) -> None:
+    """Mean, smallest and largest of every number the runs of the demo returned."""
+    from ..progress import number
+
+    rows: dict[str, list[float]] = {}
+    for result in results:
+        for name, value in _numbers(result):
+            rows.setdefault(name, []).append(value)
+    table = Table(title=f"mean of {len(results)} seeds")
+    for title in ("", "mean", "smallest", "largest"):
+        table.add_column(title, justify="left" if not title else "right")
+    for name, values in rows.items():
+        if len(values) == len(results):
+            shown = (sum(values) / len(values), min(values), max(values))
+            table.add_row(Text(name), *(number(float(value)) for value in shown))
+    stdout().print(table)
+
+
+def _numbers(value, prefix=""):
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _numbers(inner, f"{prefix}{name}.")
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        yield prefix.rstrip("."), value

@@ -1,0 +1,161 @@
+"""Shows a run while it goes, from its events: a live panel on a terminal, plain lines elsewhere.
+
+    with RunProgress(console, max_rounds=6) as progress:
+        unlearn(task, config, on_event=progress)
+
+Calls events and rich; knows nothing of models.
+"""
+
+from __future__ import annotations
+
+import time
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from . import events
+
+__all__ = ["RunProgress", "number"]
+
+
+def number(value) -> str:
+    """A metric for a reader: four digits after the point, "-" for none."""
+    if value is None:
+        return "-"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+class RunProgress:
+    """Call it with each event; use it as a context manager, so that the terminal is left in order.
+
+    console: where to write; a live panel if it is a terminal, else one line an event worth telling. forget_metric,
+    retain_metrics: the metrics to show. max_rounds, max_probes, forget_target: for "2 of 6". details: also a
+    line a probe.
+    """
+
+    def __init__(self, console: Console | None = None, *, forget_metric="forget_accuracy",
+                 retain_metrics=("retain_accuracy", "retrieval_stability"), forget_target=0.0, max_rounds=None,
+                 max_probes=None, details=False):  # fmt: skip
+        self.console = console or Console(stderr=True)
+        self.metrics = (forget_metric, *retain_metrics)
+        self.forget_target, self.max_rounds, self.max_probes = forget_target, max_rounds, max_probes
+        self.details = details
+        self.before, self.now, self.tried = {}, {}, {}
+        self.round, self.units, self.unit, self.probe, self.stepped = -1, [], None, 0, None
+        self.activity, self.began = "measuring the model as it is", time.perf_counter()
+        self._live = None
+        self._spinner = Spinner("dots")
+
+    @classmethod
+    def of(cls, task, config, console=None, **options):
+        """For a Task and a RazorConfig."""
+        return cls(console, forget_metric=task.forget_metric, retain_metrics=task.retain_metrics,
+                   forget_target=config.forget_target, max_rounds=config.max_rounds, max_probes=config.max_probes,
+                   **options)  # fmt: skip
+
+    def __enter__(self):
+        if self.console.is_terminal:
+            self._live = Live(get_renderable=self._panel, console=self.console, refresh_per_second=8, transient=True)
+            self._live.start()
+        return self
+
+    def __exit__(self, *exc_info):
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+        return False
+
+    def __call__(self, event):
+        handle = getattr(self, f"_{type(event).__name__}", None)
+        if handle is not None:
+            handle(event)
+
+    # -- events
+
+    def _RunStarted(self, event: events.RunStarted):
+        self.before = self.now = event.before
+        start = f"start     {self._values(event.before)}; {event.units} units to choose from"
+        if event.resumed:
+            start += f"; goes on after round {event.resumed}"
+        self._say(start)
+        if event.unknown_attention:
+            names = ", ".join(event.unknown_attention[:3])
+            self._say(f"          no heads known for {names}: layers only", style="yellow")
+
+    def _RoundStarted(self, event: events.RoundStarted):
+        self.round, self.units, self.unit, self.probe, self.tried = event.round, list(event.units), None, 0, {}
+        self.activity = "gradients and scores of every unit"
+
+    def _Scored(self, event: events.Scored):
+        self.activity = "choosing units"
+        losses = ", ".join(f"{side} {value:.4g}" for side, value in event.losses.items())
+        counts = ", ".join(f"{count} {status}" for status, count in event.counts.items())
+        self._detail(f"round {event.round + 1:<3} losses: {losses}; scored: {counts}")
+
+    def _UnitsChosen(self, event: events.UnitsChosen):
+        self.units += event.names
+        self.activity = "forming the direction"
+        if event.names:
+            self._say(f"round {event.round + 1:<3} adds {', '.join(event.names)}")
+
+    def _Probed(self, event: events.Probed):
+        if event.unit != self.unit:
+            self.unit, self.probe = event.unit, 0
+        self.probe += 1
+        self.stepped, self.tried, self.activity = event.step, event.metrics, "searching the step size"
+        verdict = "target met" if event.met and event.stable else "stable" if event.stable else "harms too much"
+        found = f"{self._values(event.metrics)}; {verdict}"
+        self._detail(f"  probe   {event.unit}: step {event.step:.3g}: {found}")
+
+    def _StepAccepted(self, event: events.StepAccepted):
+        self.now, self.tried = event.metrics, {}
+        moved = ", ".join(f"{name} by {share:.2%}" for name, share in event.happened.items())
+        self._say(f"  step    {moved}")
+
+    def _StepRejected(self, event: events.StepRejected):
+        self.tried = {}
+        self._say(f"  no step {event.reason}", style="yellow")
+
+    def _RoundEnded(self, event: events.RoundEnded):
+        self.now, self.activity = event.metrics, "saving"
+        verdict = "" if event.helped else "; did not help"
+        self._say(f"  after   {self._values(event.metrics)}; {event.seconds:.1f} s{verdict}")
+
+    def _RunEnded(self, event: events.RunEnded):
+        self.now, self.activity = event.after, "measuring on test"
+        totals = event.totals
+        spent = f" ({totals['rounds']} rounds, {totals['probes']} probes, {totals['seconds']:.1f} s)" if totals else ""
+        self._say(f"end       {event.message}{spent}", style="bold")
+
+    # -- how it looks
+
+    def _values(self, metrics) -> str:
+        return ", ".join(f"{name} {number(metrics[name])}" for name in self.metrics if name in metrics)
+
+    def _say(self, text, style=None):
+        (self._live.console if self._live else self.console).print(Text(text, style=style or ""), soft_wrap=True)
+
+    def _detail(self, text):
+        if self.details:
+            self._say(text)
+
+    def _panel(self):
+        head = ""
+        if self.round >= 0:
+            head = f" round {self.round + 1}" + (f" of {self.max_rounds}" if self.max_rounds else "")
+        head += f"  {self.activity}"
+        if self.unit and self.probe:
+            of = f" of {self.max_probes}" if self.max_probes else ""
+            head += f"  {self.unit}, probe {self.probe}{of}, step {self.stepped:.3g}"
+        head += f"  {time.perf_counter() - self.began:.0f} s"
+        self._spinner.update(text=Text(head))
+        table = Table(box=None, pad_edge=True, header_style="dim")
+        for title in ("", "before", "now", "this probe"):
+            table.add_column(title, justify="left" if not title else "right")
+        for index, name in enumerate(self.metrics):
+            label = f"{name} (target {self.forget_target:g})" if not index else name
+            table.add_row(label, *(number(values.get(name)) for values in (self.before, self.now, self.tried)))
+        return Group(self._spinner, table)
