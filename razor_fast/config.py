@@ -27,7 +27,9 @@ def describe(error, where):
     for problem in error.errors():
         option = ".".join(str(part) for part in problem["loc"]) or where
         if problem["type"] == "extra_forbidden":
-            lines.append(f"{option}: unknown option; check the spelling against `razor-fast unlearn --help` or docs/config.md")
+            lines.append(
+                f"{option}: unknown option; check the spelling against `razor-fast unlearn --help` or docs/config.md"
+            )
         else:
             lines.append(f"{option}: {problem['msg']} (given: {problem.get('input')!r})")
     return f"{where} is not valid:\n  " + "\n  ".join(lines)
@@ -44,13 +46,15 @@ class RazorConfig(Strict):
     layers: bool = Field(True, description="consider whole parameters")
     heads: bool = Field(True, description="consider attention heads")
     include: tuple[str, ...] | None = Field(None, description="only parameters matching one of these patterns")
-    exclude: tuple[str, ...] | None = Field(None, description="parameters never edited; default as in SLUG (docs/units.md)")
+    exclude: tuple[str, ...] | None = Field(
+        None, description="parameters never edited; default as in SLUG (docs/units.md)"
+    )
 
-    alpha: float = Field(0.5, ge=0, le=1)
+    alpha: float = Field(1.0, ge=0, le=1)
     eps: float = Field(1e-12, gt=0)
     threshold: float | Literal["auto"] = Field("auto", description="tau: units with phi above it form the first K")
-    initial_units: int | None = Field(None, ge=1, description="first K by count instead of by threshold")
-    max_initial_units: int = Field(4, ge=1, description="cap on the first K when it is chosen by threshold")
+    initial_units: int | None = Field(4, ge=1, description="first K by count; null selects by threshold instead")
+    max_initial_units: int = Field(16, ge=1, description="cap on the first K when it is chosen by threshold")
 
     lambda_forget: float = Field(1.0, ge=0)
     rho: float = Field(1.0, gt=0, le=1)
@@ -61,10 +65,14 @@ class RazorConfig(Strict):
     retain_tolerance: float = Field(0.01, ge=0, description="largest drop allowed of each retain metric on validation")
     tolerances: dict[str, float] = Field(default_factory=dict, description="the same, by metric, where it differs")
 
-    inner_steps: int = Field(4, ge=1, description="gradient steps that form a round's direction; the paper's is 1")
+    inner_steps: int = Field(8, ge=1, description="gradient steps that form a round's direction; the paper's is 1")
     inner_share: float = Field(0.02, gt=0, description="length of an inner step, as a share of the norm of what moves")
-    step: Literal["per_unit", "joint"] = Field("per_unit", description="search one step size a unit, or one for all of K")
-    first_step: float = Field(0.1, gt=0, description="first step tried, as a share of the unit's norm: ||step||/||theta||")
+    step: Literal["per_unit", "joint"] = Field(
+        "per_unit", description="search one step size a unit, or one for all of K"
+    )
+    first_step: float = Field(
+        0.1, gt=0, description="first step tried, as a share of the unit's norm: ||step||/||theta||"
+    )
     max_probes: int = Field(10, ge=1, description="evaluations of one step-size search")
     rounding: Literal["nearest", "stochastic"] = Field("nearest", description="how bf16 and fp16 weights are rounded")
 

@@ -1,4 +1,4 @@
-"""The loop: score, choose K, step, measure; while the target is not met, rescore, grow K, step again. A stream of events.
+"""The loop, as a stream of events: score, choose K, step, measure; while the target is not met, rescore and grow K.
 
     for event in unlearn_events(task, config, run_directory="runs/seven"): ...
 
@@ -12,17 +12,29 @@ import math
 import time
 from dataclasses import dataclass, field
 
+from torch import Tensor
+
 from .config import RazorConfig
-from .errors import ConfigError, ModelError, NonFiniteError
-from .events import (Probed, RoundEnded, RoundStarted, RunEnded, RunStarted, Scored, StepAccepted, StepRejected,
-                     UnitsChosen)  # fmt: skip
+from .errors import ModelError, NonFiniteError
+from .events import (
+    Probed,
+    RoundEnded,
+    RoundStarted,
+    RunEnded,
+    RunStarted,
+    Scored,
+    StepAccepted,
+    StepRejected,
+    UnitsChosen,  # fmt: skip
+)
+from .judge import Judge
 from .recorder import ScoreRecorder, backward_all
 from .search import StepSearch
 from .selection import select
 from .step import StepState
 from .units import DEFAULT_EXCLUDE, find_units
 
-__all__ = ["LoopState", "unlearn_events", "Judge"]
+__all__ = ["LoopState", "unlearn_events"]
 
 SIDES = ("forget", "retain", "mismatch")
 SCORES_KEPT = 20  # rows in the Scored events after round 0
@@ -35,43 +47,12 @@ class LoopState:
     round: int = 0
     chosen: list = field(default_factory=list)
     fruitless: list = field(default_factory=list)  # units whose best step was nil: not added again
+    edited: list = field(default_factory=list)  # units that an accepted step moved
     unhelpful: int = 0  # rounds in a row that did not help
     before: dict = field(default_factory=dict)
     metrics: dict = field(default_factory=dict)
     probes: int = 0
     step: StepState | None = None
-
-
-class Judge:
-    """Decides from metrics on validation: is a state stable, is the target met, is one state better than another."""
-
-    def __init__(self, task, config, before):
-        self.task, self.config, self.before = task, config, before
-        known = set(before)
-        for name in (task.forget_metric, task.forget_signal, *task.retain_metrics):
-            if name not in known:
-                raise ConfigError(f"the task's evaluation gives no metric {name!r}; it gives {sorted(known)}")
-        unknown = set(config.tolerances) - set(task.retain_metrics)
-        if unknown:
-            raise ConfigError(f"tolerances name {sorted(unknown)}; this task keeps {list(task.retain_metrics)}")
-        self.floors = {
-            name: before[name] - config.tolerances.get(name, task.default_tolerances.get(name, config.retain_tolerance))
-            for name in task.retain_metrics
-        }
-
-    def stable(self, metrics):
-        return all(metrics[name] >= floor - 1e-9 for name, floor in self.floors.items())
-
-    def met(self, metrics):
-        return metrics[self.task.forget_metric] <= self.config.forget_target + 1e-9
-
-    def better(self, new, old):
-        """Whether `new` forgets more than `old`: by the forget metric, and by its continuous companion on a tie."""
-        a, b = new[self.task.forget_metric], old[self.task.forget_metric]
-        if abs(a - b) > 1e-9:
-            return a < b
-        scale = max(abs(self.before[self.task.forget_signal]), 1e-6)
-        return old[self.task.forget_signal] - new[self.task.forget_signal] > 1e-3 * scale
 
 
 def unlearn_events(task, config=None, *, units=None, run=None):
@@ -84,8 +65,13 @@ def unlearn_events(task, config=None, *, units=None, run=None):
     """
     config = config or RazorConfig()
     if units is None:
-        units = find_units(task.model, layers=config.layers, heads=config.heads, include=config.include,
-                           exclude=DEFAULT_EXCLUDE if config.exclude is None else config.exclude)
+        units = find_units(
+            task.model,
+            layers=config.layers,
+            heads=config.heads,
+            include=config.include,
+            exclude=DEFAULT_EXCLUDE if config.exclude is None else config.exclude,
+        )
     units.check_model(task.model)
     if not len(units):
         raise ModelError("no unit is left to choose from; widen include, or narrow exclude")
@@ -95,6 +81,17 @@ def unlearn_events(task, config=None, *, units=None, run=None):
             run.log(event)
         yield event
     return loop.state
+
+
+@dataclass(frozen=True)
+class Trial:
+    """The best step found for some units: `scale` times a displacement (flat, all of K), with the metrics it gave."""
+
+    members: list
+    scale: float
+    shares: dict
+    displacement: Tensor
+    metrics: dict
 
 
 class _Loop:
@@ -109,12 +106,22 @@ class _Loop:
         s.before = s.metrics = self.measure()
         judge = self.judge = Judge(self.task, config, s.before)
         resumed = self.run.restore(s, self.units, self.rounding_seed) if self.run is not None else 0
-        yield RunStarted(-1, self.task.describe(), config.model_dump(mode="json"), s.before, len(self.units),
-                         list(self.units.unknown_attention), resumed)
+        yield RunStarted(
+            -1,
+            self.task.describe(),
+            config.model_dump(mode="json"),
+            s.before,
+            len(self.units),
+            list(self.units.unknown_attention),
+            resumed,
+        )
         if judge.met(s.before):
             yield self.ended("already_met", "the forget target is met before any edit; nothing was changed")
             return
-        outcome, message = "max_rounds", f"the target was not reached in {config.max_rounds} rounds; the best state is kept"
+        outcome, message = (
+            "max_rounds",
+            f"the target was not reached in {config.max_rounds} rounds; the best state is kept",
+        )
         if judge.met(s.metrics):
             outcome, message = "target_met", "the forget target is met"
         elif s.unhelpful >= config.patience:
@@ -145,7 +152,7 @@ class _Loop:
     def ended(self, outcome, message):
         s = self.state
         totals = {"rounds": s.round, "probes": s.probes, "seconds": time.perf_counter() - self.started}
-        return RunEnded(s.round, outcome, message, s.before, s.metrics, list(s.chosen), totals)
+        return RunEnded(s.round, outcome, message, s.before, s.metrics, list(s.edited), totals)
 
     @property
     def rounding_seed(self):
@@ -156,7 +163,9 @@ class _Loop:
         needed = (self.task.forget_metric, self.task.forget_signal, *self.task.retain_metrics)
         bad = [name for name in needed if name in metrics and not math.isfinite(metrics[name])]
         if bad:
-            raise NonFiniteError(f"the validation metric {bad[0]} is {metrics[bad[0]]}; the model or its data is broken")
+            raise NonFiniteError(
+                f"the validation metric {bad[0]} is {metrics[bad[0]]}; the model or its data is broken"
+            )
         return metrics
 
     def score_and_choose(self):
@@ -167,8 +176,13 @@ class _Loop:
         gradients = self.record(recorder, sides, 0)
         scores = recorder.scores(alpha=config.alpha, eps=config.eps)
         if s.round == 0:
-            found = select(scores, config.threshold, count=config.initial_units, without=s.fruitless,
-                           maximum=config.max_initial_units)
+            found = select(
+                scores,
+                config.threshold,
+                count=config.initial_units,
+                without=s.fruitless,
+                maximum=config.max_initial_units,
+            )
         elif config.grow:
             found = select(scores, count=1, taken=s.chosen, without=s.fruitless)
         else:
@@ -179,8 +193,6 @@ class _Loop:
         yield UnitsChosen(s.round, new, found.passed_over if found else {})
         chosen = [*s.chosen, *new]
         if chosen:
-            order = {unit.name: index for index, unit in enumerate(self.units)}
-            chosen.sort(key=lambda name: self.depth(name, order))
             s.step = StepState(self.units.subset(chosen), rounding_seed=self.rounding_seed, carry=s.step)
             self.set_direction(s.step, gradients)
         recorder.clear()
@@ -206,88 +218,92 @@ class _Loop:
 
     def set_direction(self, step, gradients):
         c = self.config
-        step.set_direction(gradients.get("forget"), gradients.get("retain"), gradients.get("mismatch"),
-                           lambda_forget=c.lambda_forget, rho=c.rho, lambda_retain=c.lambda_retain,
-                           lambda_mismatch=c.lambda_mismatch)
+        step.set_direction(
+            gradients.get("forget"),
+            gradients.get("retain"),
+            gradients.get("mismatch"),
+            lambda_forget=c.lambda_forget,
+            rho=c.rho,
+            lambda_retain=c.lambda_retain,
+            lambda_mismatch=c.lambda_mismatch,
+        )
 
-    def depth(self, name, order):
-        """Units are searched from shallow to deep."""
-        unit = self.units[name]
-        return (unit.block if unit.block is not None else -1, order[name])
-
-    def walk(self):
-        """Form the round's direction: `inner_steps` short steps on K, each with fresh gradients, then back to the start.
+    def walk(self, members):
+        """Form the direction of some units: `inner_steps` short steps on them, each with fresh gradients, then back.
 
         With one inner step the direction is RAZOR's own gradient. More let g_r and g_m, which see only where the model
         stands, answer to where it is going: that is what bends the way around what must be kept.
         """
         s, config = self.state, self.config
-        start = s.step.base
+        start, units = s.step.base, self.units.subset(members)
         try:
             for index in range(config.inner_steps):
                 if index:
-                    self.set_direction(s.step, self.gradients(s.step.units, SIDES, index))
+                    self.set_direction(s.step, self.gradients(units, SIDES, index))
                 theta, direction = s.step.unit_norms()
-                if config.step == "per_unit":
-                    eta = {n: config.inner_share * theta[n] / direction[n] if direction[n] else 0.0 for n in s.chosen}
-                else:
-                    total = math.hypot(*direction.values())
-                    eta = dict.fromkeys(s.chosen, config.inner_share * math.hypot(*theta.values()) / total if total else 0.0)
-                s.step.accept(eta)
+                length = math.hypot(*(direction[name] for name in members))
+                if not length:
+                    break
+                share = config.inner_share * math.hypot(*(theta[name] for name in members)) / length
+                s.step.accept(dict.fromkeys(members, share))
         finally:
             s.step.set_displacement(start)
 
-    def step(self, new):
-        """Search the step sizes of this round and accept the best state found, or none."""
+    def search(self, label, members):
+        """Probe how far along its direction a group may go. Returns its Trial; the model is back at the base."""
         s = self.state
-        self.walk()
+        search, seen = StepSearch(1.0, max_probes=self.config.max_probes), {}
         theta, direction = s.step.unit_norms()
-        movable = [n for n in s.chosen if direction[n]]
-        groups = [(n, [n]) for n in movable] if self.config.step == "per_unit" else [("joint", movable)]
-        shares, metrics = {}, s.metrics
+        shares = {name: direction[name] / theta[name] if theta[name] else 0.0 for name in members}
         try:
-            for label, members in groups:
-                search = StepSearch(1.0, max_probes=self.config.max_probes)
-                seen = {}
-                while (share := search.propose()) is not None:
-                    trial = shares | dict.fromkeys(members, share)
-                    s.step.apply(trial)
-                    seen[share] = found = self.measure()
-                    s.probes += 1
-                    stable, met = self.judge.stable(found), self.judge.met(found)
-                    search.tell(share, stable=stable, met=met)
-                    yield Probed(s.round, label, share, found, stable, met)
-                best = search.best
-                if best is not None and self.judge.better(seen[best], metrics):
-                    shares |= dict.fromkeys(members, best)
-                    metrics = seen[best]
-                    if self.judge.met(metrics):
-                        break
-                else:
-                    s.fruitless += [n for n in members if n in new]
+            while any(shares.values()) and (scale := search.propose()) is not None:
+                s.step.apply(dict.fromkeys(members, scale))
+                seen[scale] = found = self.measure()
+                s.probes += 1
+                stable, met = self.judge.stable(found), self.judge.met(found)
+                search.tell(scale, stable=stable, met=met)
+                length = math.hypot(*(direction[n] for n in members)) / math.hypot(*(theta[n] for n in members))
+                yield Probed(s.round, label, scale * length, found, stable, met)
         finally:
-            s.step.undo()  # whatever happened, no probe stays in the model
-        if not shares:
-            s.chosen = [n for n in s.chosen if n not in s.fruitless]
-            yield StepRejected(s.round, movable, "no step size forgot more within the tolerances")
-            self.drop_untouched()
-            return
-        s.step.accept(shares)
-        s.metrics = metrics
-        s.chosen = [n for n in s.chosen if n not in s.fruitless]
-        self.drop_untouched()
-        yield StepAccepted(s.round, shares, s.step.happened(), metrics)
+            s.step.undo()
+        best = search.best
+        if best is not None and not self.judge.met(seen[best]):
+            # Short of the target, leave later rounds something to spend: their share of the tolerance is not used now.
+            budget = min(1.0, (s.round + 1) / self.config.max_rounds)
+            best = max((scale for scale, found in seen.items() if self.judge.stable(found, budget)), default=None)
+        if best is None or not self.judge.better(seen[best], s.metrics):
+            return None
+        return Trial(
+            members, best, {n: best * share for n, share in shares.items()}, s.step.gradients["forget"], seen[best]
+        )
 
-    def drop_untouched(self):
-        """Shrink the step state to the units still in K."""
+    def step(self, new):
+        """Try each group of K from the same state, and accept the trial that forgets most and harms least, if any."""
         s = self.state
-        s.step = StepState(self.units.subset(s.chosen), rounding_seed=self.rounding_seed, carry=_within(s.step, s.chosen)) \
-            if s.chosen else None
-
-
-class _within:
-    """View of a step state that offers only the units named, for `carry`."""
-
-    def __init__(self, step, names):
-        self.units = [unit for unit in step.units if unit.name in names]
-        self.base, self.original, self._ranges = step.base, step.original, step._ranges
+        groups = [(n, [n]) for n in s.chosen] if self.config.step == "per_unit" else [("joint", list(s.chosen))]
+        first, coefficients = s.step.gradients, s.step.coefficients
+        best = None
+        for label, members in groups:
+            s.step.gradients, s.step.coefficients = first, coefficients
+            self.walk(members)
+            trial = yield from self.search(label, members)
+            if trial is None:
+                s.fruitless += [n for n in members if n in new]
+            elif best is None or self.judge.prefers(trial.metrics, best.metrics):
+                best = trial
+        if best is None:
+            yield StepRejected(s.round, list(s.chosen), "no step size forgot more within the tolerances")
+        else:
+            s.step.gradients["forget"] = best.displacement
+            s.step.accept(dict.fromkeys(best.members, best.scale))
+            s.metrics = best.metrics
+            s.edited += [n for n in best.members if n not in s.edited]
+            yield StepAccepted(
+                s.round, best.shares, {n: v for n, v in s.step.happened().items() if n in best.members}, best.metrics
+            )
+        keep = [n for n in s.chosen if n in s.edited or n not in s.fruitless]
+        if keep != s.chosen:
+            s.chosen = keep
+            s.step = (
+                StepState(self.units.subset(keep), rounding_seed=self.rounding_seed, carry=s.step) if keep else None
+            )

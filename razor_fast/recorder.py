@@ -72,7 +72,9 @@ class ScoreRecorder:
     @contextmanager
     def _record(self, side):
         if self._open:
-            raise RecordingError(f"recorder.{side}() was opened inside recorder.{self._open}(); close one before the other")
+            raise RecordingError(
+                f"recorder.{side}() was opened inside recorder.{self._open}(); close one before the other"
+            )
         everything = list(self.model.parameters())
         wanted = set(map(id, self.units.parameters.values()))
         saved = [(p, p.grad, p.requires_grad) for p in everything]
@@ -110,7 +112,9 @@ class ScoreRecorder:
         if side not in SIDES:
             raise RecordingError(f"side {side!r} is unknown; expected one of {SIDES}")
         if side not in self._gradients:
-            raise RecordingError(f"the {side} gradient was never recorded; run backward() inside `with recorder.{side}():`")
+            raise RecordingError(
+                f"the {side} gradient was never recorded; run backward() inside `with recorder.{side}():`"
+            )
         return self._gradients[side]
 
     def recorded(self, side):
@@ -144,7 +148,9 @@ def backward_all(losses, side):
     for loss in [losses] if isinstance(losses, torch.Tensor) else losses:
         value = loss.item()
         if value != value or value in (float("inf"), float("-inf")):
-            raise NonFiniteError(f"the {side} loss of micro-batch {count} is {value}; look at its samples and at the dtype")
+            raise NonFiniteError(
+                f"the {side} loss of micro-batch {count} is {value}; look at its samples and at the dtype"
+            )
         if not loss.requires_grad:
             raise RecordingError(f"the {side} loss does not depend on any trainable parameter of the model")
         loss.backward()

@@ -97,14 +97,20 @@ class RunDirectory:
 
     def save(self, state):
         """After a round: everything between rounds that cannot be recomputed."""
-        loop = {name: getattr(state, name)
-                for name in ("round", "chosen", "fruitless", "unhelpful", "before", "metrics", "probes")}
+        loop = {
+            name: getattr(state, name)
+            for name in ("round", "chosen", "fruitless", "edited", "unhelpful", "before", "metrics", "probes")
+        }
         tensors = {}
         if state.step is not None:
             loop["units"] = [unit.name for unit in state.step.units]
             tensors = {"base": state.step.base.cpu(), "original": state.step.original.cpu()}
-        metadata = {"format": STATE_FORMAT, "version": STATE_VERSION, "loop": json.dumps(loop),
-                    "hashes": json.dumps({name: hash_tensor(t) for name, t in tensors.items()})}
+        metadata = {
+            "format": STATE_FORMAT,
+            "version": STATE_VERSION,
+            "loop": json.dumps(loop),
+            "hashes": json.dumps({name: hash_tensor(t) for name, t in tensors.items()}),
+        }
         with atomic_files(self.path / "state.safetensors", overwrite=True) as (temporary,):
             save_file(tensors or {"empty": torch.zeros(1)}, temporary, metadata=metadata)
 

@@ -98,8 +98,17 @@ class ScoreTable:
                 status = OK if retain else NO_RETAIN
             scored = status in (OK, NO_RETAIN)
             rows.append(
-                ScoreRow(unit.name, unit.kind, phi[u].item() if scored else 0.0, ratio[u].item() if theta else 0.0,
-                         cosine[u].item(), theta, forget, retain, status)
+                ScoreRow(
+                    unit.name,
+                    unit.kind,
+                    phi[u].item() if scored else 0.0,
+                    ratio[u].item() if theta else 0.0,
+                    cosine[u].item(),
+                    theta,
+                    forget,
+                    retain,
+                    status,
+                )
             )
         return rows
 

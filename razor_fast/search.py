@@ -7,9 +7,9 @@
 
 `stable`: what must be kept is kept at this step. `met`: the forget target is reached. Steps double from the first one
 while stable; after the first unstable one, or halving down when the first is already unstable, the bracket between the
-largest stable and the smallest unstable step is bisected (geometrically while the lower end is zero). A step that is
-stable and meets the target ends the doubling, since nothing is gained by a larger one: the smallest such step is
-kept, and the bracket below it is bisected only when `refine` asks for the least edit that meets the target.
+largest stable and the smallest unstable step is bisected. The smallest step found that is stable and meets the target
+ends the search, but for one more probe: since it was met on few validation samples, it is lengthened by `safety`, and
+that step is kept where it is stable and meets the target too.
 """
 
 import math
@@ -23,31 +23,40 @@ class StepSearch:
     """Find the largest stable step in at most `max_probes` evaluations.
 
     first: first step, > 0. growth: factor while doubling, > 1. tolerance: stop when the bracket's ends are within
-    this ratio. minimum: give up below first * minimum. maximum: never go above first * maximum.
+    this ratio. safety: factor of the last probe once the target is met (1: none). minimum: give up below first * minimum. maximum: never go above first * maximum.
     """
 
-    def __init__(self, first, *, max_probes=10, growth=2.0, tolerance=1.1, minimum=2.0**-8, maximum=2.0**10):
+    def __init__(
+        self, first, *, max_probes=10, growth=2.0, tolerance=1.1, safety=1.5, minimum=2.0**-8, maximum=2.0**10
+    ):
         if not (first > 0 and math.isfinite(first)):
             raise ConfigError(f"the first step is {first}; expected a positive, finite number")
-        if max_probes < 0 or growth <= 1 or tolerance <= 1:
+        if max_probes < 0 or growth <= 1 or tolerance <= 1 or safety < 1:
             raise ConfigError(
-                f"max_probes {max_probes}, growth {growth}, tolerance {tolerance}: expected >= 0, > 1 and > 1"
+                f"max_probes {max_probes}, growth {growth}, tolerance {tolerance}, safety {safety}: "
+                "expected >= 0, > 1, > 1 and >= 1"
             )
+        self.safety = safety
         self.first, self.max_probes, self.growth, self.tolerance = first, max_probes, growth, tolerance
         self.lower, self.upper = first * minimum, first * maximum
         self.stable = self.unstable = None  # the bracket: largest stable, smallest unstable
         self.met = None  # the smallest step that is stable and meets the target
         self.history = []
+        self._ended = False
 
     @property
     def best(self):
-        """The step to keep: the smallest one that meets the target, else the largest stable one, else None."""
+        """The step to keep: one that meets the target, with its safety; else the largest stable one; else None."""
         return self.met if self.met is not None else self.stable
 
     def propose(self):
         """The next step to evaluate, or None when the search has ended."""
-        if len(self.history) >= self.max_probes or self.met is not None:
+        if len(self.history) >= self.max_probes or self._ended:
             return None
+        if self.met is not None:
+            self._ended = True
+            step = self.met * self.safety
+            return step if self.safety > 1 and (self.unstable is None or step < self.unstable) else None
         if not self.history:
             return self.first
         if self.unstable is None:
@@ -72,4 +81,4 @@ class StepSearch:
         if self.unstable is None or step < self.unstable:
             self.stable = step if self.stable is None else max(self.stable, step)
         if met:
-            self.met = step if self.met is None else min(self.met, step)
+            self.met = step

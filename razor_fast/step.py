@@ -42,6 +42,8 @@ class StepState:
         self.coefficients = (0.0, 0.0, 0.0)
         if carry is not None:
             for unit in carry.units:
+                if unit.name not in self._ranges:
+                    continue  # a unit that was dropped: it stands at its original values
                 here, there = self._ranges[unit.name], carry._ranges[unit.name]
                 for (a, b), (c, d) in zip(here, there):
                     self.base[a:b] = carry.base[c:d]
@@ -53,16 +55,18 @@ class StepState:
             ranges[self.units[unit].name].append((offset, offset + rows * columns))
         return ranges
 
-    def set_direction(self, forget, retain, mismatch=None, *, lambda_forget=1.0, rho=1.0, lambda_retain=1.0,
-                      lambda_mismatch=1.0):
+    def set_direction(
+        self, forget, retain, mismatch=None, *, lambda_forget=1.0, rho=1.0, lambda_retain=1.0, lambda_mismatch=1.0
+    ):
         """Gather the three gradients: dicts parameter name -> tensor or None; None for a whole side leaves it out."""
         if not 0 < rho <= 1:
             raise ConfigError(f"rho is {rho}; expected a number in (0, 1]")
         sides = {"forget": forget, "retain": retain, "mismatch": mismatch}
         self.coefficients = (-lambda_forget * rho, lambda_retain, lambda_mismatch)
         self.gradients = {
-            side: None if found is None or not c else ops.segment_gather(
-                [found.get(name) for name in self.units.parameters], self.plan, self.base.dtype)
+            side: None
+            if found is None or not c
+            else ops.segment_gather([found.get(name) for name in self.units.parameters], self.plan, self.base.dtype)
             for (side, found), c in zip(sides.items(), self.coefficients)
         }
 
@@ -123,5 +127,11 @@ class StepState:
         terms = [blank if g is None else g for g in self.gradients.values()]
         with torch.no_grad():
             torch.ops.razor_fast.segment_update_(
-                tensors, self.base, *terms, tiles, sizes.to(self.base.device), *map(float, self.coefficients), rounding_seed
+                tensors,
+                self.base,
+                *terms,
+                tiles,
+                sizes.to(self.base.device),
+                *map(float, self.coefficients),
+                rounding_seed,
             )

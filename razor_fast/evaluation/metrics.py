@@ -48,7 +48,9 @@ def top_caption(image_features, caption_features):
 def stability(now, before):
     """Share of entries that are unchanged: retrieval stability on `top_caption` indices."""
     if now.shape != before.shape or not len(now):
-        raise OperatorInputError(f"two equal, non-empty lists were expected, got {list(now.shape)} and {list(before.shape)}")
+        raise OperatorInputError(
+            f"two equal, non-empty lists were expected, got {list(now.shape)} and {list(before.shape)}"
+        )
     return (now == before).double().mean().item()
 
 

@@ -40,8 +40,21 @@ class ClipTask:
     forget_signal = "forget_margin"
     retain_metrics = ("retain_accuracy", "retrieval_stability")
 
-    def __init__(self, model, parts, concept, *, preprocess, tokenizer, classes=None, templates=DEFAULT_TEMPLATES,
-                 reference=None, batch_size=64, gradient_batches=None, seed=0):
+    def __init__(
+        self,
+        model,
+        parts,
+        concept,
+        *,
+        preprocess,
+        tokenizer,
+        classes=None,
+        templates=DEFAULT_TEMPLATES,
+        reference=None,
+        batch_size=64,
+        gradient_batches=None,
+        seed=0,
+    ):
         if batch_size < 2:
             raise ConfigError(f"batch_size is {batch_size}; a contrastive loss needs at least 2")
         self.model, self.parts, self.concept = model, parts, concept
@@ -70,8 +83,9 @@ class ClipTask:
         """See Task.losses. forget: cosine embedding loss on forget pairs. retain: symmetric InfoNCE, equal captions
         counted as positives of each other. mismatch: drift of the batch's similarity logits from the frozen model."""
         name = "forget.train" if side == "forget" else "retain.train"
-        batches = self.sets[name].batches(min(self.batch_size, len(self.sets[name])), seed=seed + self.seed,
-                                          epoch=round_index, shuffle=True)
+        batches = self.sets[name].batches(
+            min(self.batch_size, len(self.sets[name])), seed=seed + self.seed, epoch=round_index, shuffle=True
+        )
         count = len(batches) if self.gradient_batches is None else min(self.gradient_batches, len(batches))
         for index, batch in zip(range(count), batches):
             images = self.adapter.encode_images(batch.images)
@@ -99,7 +113,8 @@ class ClipTask:
             "forget_accuracy": self._forget_accuracy(forget_similar, f"forget.{part}"),
             "retain_accuracy": metrics.zero_shot_accuracy(retain_similar, self._targets[f"retain.{part}"]),
             "retrieval_stability": metrics.stability(
-                metrics.top_caption(retain, self._encode_texts(self._pools[part][1])), self._frozen_top[part]),
+                metrics.top_caption(retain, self._encode_texts(self._pools[part][1])), self._frozen_top[part]
+            ),
             "forget_alignment": metrics.pair_alignment(forget, forget_texts),
             "retain_alignment": metrics.pair_alignment(retain, retain_texts),
             "forget_margin": metrics.class_margin(forget_similar, self._targets[f"forget.{part}"]),
@@ -112,8 +127,11 @@ class ClipTask:
 
     def describe(self):
         return {
-            "family": self.family, "concept": self.concept, "model": type(self.model).__name__,
-            "classes": list(self.classes), "parts": self.parts.summary(),
+            "family": self.family,
+            "concept": self.concept,
+            "model": type(self.model).__name__,
+            "classes": list(self.classes),
+            "parts": self.parts.summary(),
         }
 
     # -- for reports
@@ -128,8 +146,10 @@ class ClipTask:
         images, _ = self._features(f"{side}.{part}", texts=False)
         pool, tokens = self._pools[part]
         best = (images[list(indices)] @ self._encode_texts(tokens).T).topk(min(count, len(pool)), dim=1)
-        return [[(pool[i], v) for i, v in zip(row.tolist(), values.tolist())]
-                for row, values in zip(best.indices, best.values)]
+        return [
+            [(pool[i], v) for i, v in zip(row.tolist(), values.tolist())]
+            for row, values in zip(best.indices, best.values)
+        ]
 
     @torch.no_grad()
     def membership(self, model=None):
@@ -139,7 +159,9 @@ class ClipTask:
         for name in ("forget.train", "forget.test"):
             images, texts = self._features(name, adapter=adapter)
             similar = images @ self._classifier(adapter).T
-            loss = torch.nn.functional.cross_entropy(adapter.logit_scale() * similar, self._targets[name], reduction="none")
+            loss = torch.nn.functional.cross_entropy(
+                adapter.logit_scale() * similar, self._targets[name], reduction="none"
+            )
             sides.append(torch.stack([loss, (images * texts).sum(dim=1)], dim=1).double().cpu().numpy())
         return membership_auc(*sides, seed=self.seed)
 
@@ -154,7 +176,9 @@ class ClipTask:
             classes = list(classes)
             folded = [c.casefold() for c in classes]
             if self.concept.casefold() not in folded:
-                raise ConceptError(f"the concept {self.concept!r} is not among the classes {classes[:10]}; add it or correct it")
+                raise ConceptError(
+                    f"the concept {self.concept!r} is not among the classes {classes[:10]}; add it or correct it"
+                )
             self.concept = classes[folded.index(self.concept.casefold())]
             if len(classes) < 2:
                 raise ConceptError("there is only one class, the concept itself; give retain samples of other classes")
@@ -178,7 +202,8 @@ class ClipTask:
             if label is None or label.casefold() not in index:
                 raise ConceptError(
                     f"sample {sample.key} of {name} belongs to no class (label {sample.label!r}, caption {sample.caption!r}); "
-                    f"give `classes` that cover it. Classes: {self.classes[:10]}")
+                    f"give `classes` that cover it. Classes: {self.classes[:10]}"
+                )
             targets.append(index[label.casefold()])
         return torch.tensor(targets, device=self.adapter.device)
 

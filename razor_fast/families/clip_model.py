@@ -31,7 +31,9 @@ class ClipAdapter:
                 "transformers.CLIPModel / SiglipModel.from_pretrained"
             )
         if not hasattr(model, "logit_scale"):
-            raise ModelError(f"{type(model).__name__} has no logit_scale, so it was not trained with a contrastive loss")
+            raise ModelError(
+                f"{type(model).__name__} has no logit_scale, so it was not trained with a contrastive loss"
+            )
         self.model = model
 
     @property

@@ -45,8 +45,10 @@ def unlearn(task, config=None, *, run_directory=None, units=None, on_event=None)
     run = None
     if run_directory is not None:
         base = fingerprint(task.model)
-        run = RunDirectory(run_directory, {"razor": config.model_dump(mode="json"), "task": task.describe(),
-                                           "base_sha256": base.sha256})
+        run = RunDirectory(
+            run_directory,
+            {"razor": config.model_dump(mode="json"), "task": task.describe(), "base_sha256": base.sha256},
+        )
     test_before = task.evaluate("test")
     scores, ended = [], None
     loop = unlearn_events(task, config, units=units, run=run)
@@ -62,8 +64,10 @@ def unlearn(task, config=None, *, run_directory=None, units=None, on_event=None)
             ended = event
         if on_event is not None:
             on_event(event)
-    metrics = {"validation": {"before": ended.before, "after": ended.after},
-               "test": {"before": test_before, "after": task.evaluate("test")}}
+    metrics = {
+        "validation": {"before": ended.before, "after": ended.after},
+        "test": {"before": test_before, "after": task.evaluate("test")},
+    }
     edit = capture(task, state, config, metrics) if state.step is not None else None
     outcome = Outcome(edit, ended.outcome, ended.message, metrics, scores, ended.totals, run.path if run else None)
     if run is not None:
@@ -88,16 +92,26 @@ def capture(task, state, config, metrics):
     dtypes = [tensor.dtype for tensor in step.tensors]
     old = [step.original[s[6] : s[6] + s[3] * s[5]].reshape(s[3], s[5]).to(dtypes[s[1]]).cpu() for s in flat]
     settings = config.model_dump(mode="json")
-    return Edit.capture(task.model, list(step.units), old, manifest={
-        "configuration": {"method": "razor", "razor": settings, "task": task.describe()},
-        "seeds": {"run": config.seed},
-        "metrics_before": metrics["test"]["before"],
-        "metrics_after": metrics["test"]["after"],
-    })
+    return Edit.capture(
+        task.model,
+        list(step.units),
+        old,
+        manifest={
+            "configuration": {"method": "razor", "razor": settings, "task": task.describe()},
+            "seeds": {"run": config.seed},
+            "metrics_before": metrics["test"]["before"],
+            "metrics_after": metrics["test"]["after"],
+        },
+    )
 
 
 def write(run, outcome):
-    result = {"outcome": outcome.outcome, "message": outcome.message, "metrics": outcome.metrics, "totals": outcome.totals}
+    result = {
+        "outcome": outcome.outcome,
+        "message": outcome.message,
+        "metrics": outcome.metrics,
+        "totals": outcome.totals,
+    }
     if outcome.edit is not None:
         outcome.edit.save(run.path / "edit.safetensors", undo=run.path / "edit.undo.safetensors", overwrite=True)
         result["edit_sha256"] = outcome.edit.sha256
