@@ -6,6 +6,7 @@ For bug reports, and for the question "why is it slow here?". This room may call
 from __future__ import annotations
 
 import ctypes
+import importlib
 import importlib.metadata
 import os
 import platform
@@ -51,9 +52,8 @@ def build() -> dict[str, str]:
     """What the compiled parts say of themselves, or why they are missing."""
     report: dict[str, str] = {}
     try:
-        from . import _C
-
-        report.update({key: str(value) for key, value in _C.build_report().items()})
+        native = importlib.import_module("._C", __package__)
+        report.update({key: str(value) for key, value in native.build_report().items()})
     except ImportError as error:
         report["plan compiler"] = f"Python, because razor_fast._C did not load: {error}"
     else:

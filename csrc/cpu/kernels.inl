@@ -16,6 +16,7 @@ namespace {
 constexpr int64_t kLanes = 16;
 constexpr int64_t kChunk = 512;  // elements converted at a time; three fp64 chunks stay in the first-level cache
 constexpr int64_t kBand = 64;    // tiles of one band whose accumulators are carried together
+constexpr int64_t kFlush = 4096; // elements summed in fp32 before the lanes move to fp64: 256 a lane
 
 typedef float Float16Lanes __attribute__((vector_size(64)));
 typedef double Double8Lanes __attribute__((vector_size(64)));
@@ -248,6 +249,24 @@ inline __attribute__((always_inline)) void run(Sums<Vector>& sums, const T* t, c
   }
 }
 
+// The lanes of one tile in fp64, and how many elements its fp32 lanes hold since they last moved here.
+struct Wide {
+  double of[4][kLanes];
+  int64_t pending;
+};
+
+template <typename T, typename Vector>
+inline __attribute__((always_inline)) void flush(Sums<Vector>& sums, Wide& wide) {
+  constexpr int64_t lanes = sizeof(Vector) / sizeof(T);
+  for (int s = 0; s < 4; ++s) {
+    T part[lanes];
+    memcpy(part, &sums.of[s], sizeof(Vector));
+    for (int64_t l = 0; l < lanes; ++l) wide.of[s][l] += double(part[l]);
+  }
+  sums = Sums<Vector>{};
+  wide.pending = 0;
+}
+
 // Where one of the three operands of a tile lies.
 struct Row {
   const char* data;
@@ -273,10 +292,12 @@ void stats_of_band(const Tile* tiles, int64_t first, int64_t last, const Matrix&
   for (int64_t start = first; start < last; start += kBand) {
     const int64_t count = last - start < kBand ? last - start : kBand;
     Sums<Vector> sums[kBand];
+    Wide wide[kBand];
     Row rows[kBand][3];
     bool direct = true;
     for (int64_t k = 0; k < count; ++k) {
       sums[k] = Sums<Vector>{};
+      wide[k] = Wide{};
       for (int m = 0; m < 3; ++m) {
         rows[k][m] = row_of(*matrices[m], tiles[start + k], native);
         direct = direct && rows[k][m].direct;
@@ -300,8 +321,13 @@ void stats_of_band(const Tile* tiles, int64_t first, int64_t last, const Matrix&
         for (int m = 0; m < 3; ++m) at[m] = rows[k][m].data + y * rows[k][m].step;
         Sums<Vector> carried = sums[k];
         if (direct) {
-          run<T, Vector>(carried, reinterpret_cast<const T*>(at[0]), reinterpret_cast<const T*>(at[1]),
-                         reinterpret_cast<const T*>(at[2]), n);
+          for (int64_t c = 0; c < n; c += kFlush) {
+            const int64_t part = n - c < kFlush ? n - c : kFlush;
+            run<T, Vector>(carried, reinterpret_cast<const T*>(at[0]) + c, reinterpret_cast<const T*>(at[1]) + c,
+                           reinterpret_cast<const T*>(at[2]) + c, part);
+            wide[k].pending += part;
+            if (wide[k].pending >= kFlush) flush<T, Vector>(carried, wide[k]);
+          }
         } else {
           for (int64_t c = 0; c < n; c += kChunk) {
             const int64_t part = n - c < kChunk ? n - c : kChunk;
@@ -313,6 +339,8 @@ void stats_of_band(const Tile* tiles, int64_t first, int64_t last, const Matrix&
                 load<T>(at[m] + c * row.stride * width(row.dtype), row.dtype, row.stride, part, buffers[m]);
             }
             run<T, Vector>(carried, buffers[0], buffers[1], buffers[2], part);
+            wide[k].pending += part;
+            if (wide[k].pending >= kFlush) flush<T, Vector>(carried, wide[k]);
           }
         }
         sums[k] = carried;
@@ -320,9 +348,10 @@ void stats_of_band(const Tile* tiles, int64_t first, int64_t last, const Matrix&
     }
     for (int64_t k = 0; k < count; ++k) {
       double* out = partials + 4 * (start + k);
+      flush<T, Vector>(sums[k], wide[k]);
       for (int s = 0; s < 4; ++s) {
         double total = 0;
-        for (int64_t l = 0; l < lanes; ++l) total += double(sums[k].of[s][l]);
+        for (int64_t l = 0; l < lanes; ++l) total += wide[k].of[s][l];
         out[s] = total;
       }
       // an absent gradient is zero even where the other one is infinite

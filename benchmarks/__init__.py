@@ -1,0 +1,1 @@
+"""Timings of razor_fast beside the ancestors' way of doing the same; `python -m benchmarks.run` from a checkout."""

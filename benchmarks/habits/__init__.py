@@ -1,0 +1,1 @@
+"""How the ancestors do it, written from their description, as baselines."""
