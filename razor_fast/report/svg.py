@@ -1,0 +1,167 @@
+"""matplotlib figures as small inline SVG that takes its colours and fonts from the page.
+
+Colours are drawn as placeholders and become CSS variables, so one figure serves light, dark and print. Text stays text.
+The bytes depend on the drawing alone: ids are salted, dates and comments are left out.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import logging
+import re
+import warnings
+
+from ..errors import RazorError
+from .words import clean, esc
+
+__all__ = ["MissingPackageError", "INK", "MUTED", "RULE", "PAPER", "FORGET", "KEEP", "KEEP2", "RAMP", "LEVELS", "Canvas",
+           "figure", "render", "shade", "ink_on", "text_width", "shorten"]  # fmt: skip
+
+LEVELS = 16
+_NAMES = ("ink", "muted", "rule", "paper", "forget", "keep", "keep2", "low", "high")
+INK, MUTED, RULE, PAPER, FORGET, KEEP, KEEP2, _LOW, _HIGH = (f"#0a0b{index:02x}" for index in range(len(_NAMES)))
+RAMP = [f"#0a0c{index:02x}" for index in range(LEVELS)]
+
+
+class MissingPackageError(RazorError, ImportError):
+    """The figures of a report need matplotlib, which is not installed."""
+
+
+def matplotlib():
+    """The module, set up to draw without a display. Raises MissingPackageError."""
+    try:
+        module = importlib.import_module("matplotlib")
+        importlib.import_module("matplotlib.figure")
+    except ImportError as error:
+        raise MissingPackageError(
+            f"a report needs the package 'matplotlib', which cannot be imported ({error}). "
+            "Install it with: pip install 'razor-fast[report]'"
+        ) from error
+    return module
+
+
+def figure(width, height):
+    """An empty matplotlib Figure of width x height CSS pixels."""
+    return matplotlib().figure.Figure(figsize=(width / 72, height / 72), dpi=72)
+
+
+class Canvas:
+    """Rectangles and text in CSS pixels, the origin at the top left."""
+
+    def __init__(self, width, height):
+        self.width, self.height = width, height
+        self.figure = figure(width, height)
+        self.axes = self.figure.add_axes((0, 0, 1, 1))
+        self.axes.axis("off")
+        self.axes.set_xlim(0, width)
+        self.axes.set_ylim(height, 0)
+        self.titles = []
+
+    def rectangle(self, x, y, width, height, fill="none", *, edge="none", line=0.0, dashed=False, title=None):
+        """`title` is what a pointer resting on the rectangle shows."""
+        patches = importlib.import_module("matplotlib.patches")
+        patch = patches.Rectangle((x, y), width, height, facecolor=fill, edgecolor=edge, linewidth=line,
+                                  linestyle=(0, (2.2, 1.6)) if dashed else "-", joinstyle="miter")  # fmt: skip
+        patch.set_clip_on(False)
+        if title is not None:
+            patch.set_gid(f"titled-{len(self.titles)}")
+            self.titles.append(title)
+        self.axes.add_patch(patch)
+
+    def text(self, x, y, text, *, size=11, anchor="left", colour=INK, bold=False, turned=False):
+        """`y` is the middle of the line (of the baseline side when turned by 90 degrees)."""
+        if turned:
+            self.axes.text(x + 0.36 * size, y, clean(text), size=size, ha="left" if anchor == "left" else anchor, va="baseline",
+                           color=colour, rotation=90, rotation_mode="anchor", weight="bold" if bold else "normal")  # fmt: skip
+        else:
+            self.axes.text(x, y + 0.36 * size, clean(text), size=size, ha=anchor, va="baseline", color=colour,
+                           weight="bold" if bold else "normal")
+
+    def line(self, xs, ys, colour=RULE, width=1.0):
+        self.axes.plot(xs, ys, color=colour, linewidth=width, clip_on=False)
+
+    def svg(self, label, salt):
+        return render(self.figure, label, salt, self.titles)
+
+
+def settings(salt):
+    return {
+        "svg.fonttype": "none", "svg.hashsalt": salt, "text.parse_math": False, "font.size": 11, "font.family": "sans-serif",
+        "axes.unicode_minus": True, "axes.formatter.use_mathtext": False, "axes.formatter.useoffset": False, "path.simplify": False,
+    }  # fmt: skip
+
+
+def render(drawn, label, salt, titles=()):
+    """The figure as one line of inline SVG. label: its text alternative. salt: tells the ids of figures apart."""
+    out = io.StringIO()
+    with matplotlib().rc_context(settings(salt)), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # glyphs that matplotlib's own font lacks: the reader's font draws them
+        logger = logging.getLogger("matplotlib.font_manager")
+        level = logger.level
+        logger.setLevel(logging.ERROR)
+        try:
+            drawn.savefig(out, format="svg", transparent=True,
+                          metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+        finally:
+            logger.setLevel(level)
+    text = out.getvalue()
+    text = text[text.index("<svg") :]
+    width, height = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', text).groups()
+    text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", text, count=1, flags=re.DOTALL)
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
+    text = text.replace("xlink:href", "href")
+    for index, title in enumerate(titles):
+        text = text.replace(f'<g id="titled-{index}">', f"<g><title>{esc(title)}</title>", 1)
+    used = set(re.findall(r'url\(#([^)]+)\)|href="#([^"]+)"', text))
+    used = {name for pair in used for name in pair if name}
+    text = re.sub(r' id="([^"]*)"', lambda m: m[0] if m[1] in used else "", text)
+    text = re.sub(r'style="([^"]*)"', _style, text)
+    text = re.sub(r' (d|x|y|width|height|transform)="([^"]*)"', _coordinates, text)
+    text = re.sub(r"#0a0b([0-9a-f]{2})", lambda m: f"var(--{_NAMES[int(m[1], 16)]})", text)
+    text = re.sub(r"#0a0c([0-9a-f]{2})", lambda m: f"var(--ramp{int(m[1], 16)})", text)
+    text = re.sub(r">\s+<", "><", text)
+    text = re.sub(r"<g>(<(?:path|text|use)[^>]*/>)</g>", r"\1", text)
+    text = re.sub(r"<g>(<text[^>]*>[^<]*</text>)</g>", r"\1", text)
+    body = text[text.index(">") + 1 :].strip()
+    head = (f'<svg role="img" aria-label="{esc(label)}" viewBox="0 0 {width} {height}" '
+            f'style="width:{float(width):.0f}px">')  # fmt: skip
+    return head + body
+
+
+def _style(match):
+    """Without font families, which the page gives, and without matplotlib's defaults."""
+    style = re.sub(r"font: (?:(bold|[1-9]00) )?([\d.]+)px [^;]*", lambda m: (f"font-weight: {m[1]}; " if m[1] else "")
+                   + f"font-size: {m[2]}px", match[1])  # fmt: skip
+    style = re.sub(r"font-family: [^;]*;? ?", "", style)
+    style = re.sub(r"stroke-line(cap: square|join: miter);? ?", "", style)
+    style = style.replace(": ", ":").replace("; ", ";").strip(" ;")
+    return f'style="{style}"' if style else ""
+
+
+def _coordinates(match):
+    """Two decimals are a hundredth of a pixel."""
+    value = re.sub(r"-?\d+\.\d+", lambda m: f"{float(m[0]):.2f}".rstrip("0").rstrip("."), " ".join(match[2].split()))
+    value = re.sub(r"(?<![\d.])-0(?![\d.])", "0", value)
+    return "" if match[1] == "transform" and value.startswith("rotate(0 ") else f' {match[1]}="{value}"'
+
+
+def shade(share):
+    """The ramp's colour for a share in [0, 1]."""
+    return RAMP[min(LEVELS - 1, max(0, round(share * (LEVELS - 1))))]
+
+
+def ink_on(share):
+    """The colour of text on that shade."""
+    return _HIGH if round(share * (LEVELS - 1)) >= 0.6 * LEVELS else _LOW
+
+
+def text_width(text, size):
+    """A cautious guess: CJK and emoji are about twice as wide as Latin letters."""
+    return size * sum(1.0 if ord(letter) >= 0x2E80 else 0.58 for letter in clean(text))
+
+
+def shorten(text, letters):
+    text = clean(text).replace("\n", " ")
+    return text if len(text) <= letters else text[: letters - 1].rstrip() + "\u2026"

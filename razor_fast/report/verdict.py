@@ -1,0 +1,185 @@
+"""The verdict: what the run claims, held against what the test split shows. Pure logic on ReportData.
+
+The loop decides on validation. A reader cares for images that were never searched on, so the verdict says met only
+where both agree, and names every kept metric that fell further on test than the run allowed itself on validation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from . import words
+from .data import ReportData
+
+__all__ = ["Verdict", "judge", "forget_metric", "kept_metrics", "reference_columns"]
+
+TINY = 1e-9
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """state: "good", "mixed", "bad" or "none". sentences: plain text, the first one the verdict itself."""
+
+    state: str
+    label: str
+    sentences: tuple[str, ...]
+
+
+def forget_metric(data: ReportData) -> str | None:
+    """The metric that was to come down: the named one, or the first that starts with "forget"."""
+    known = [*data.before, *(name for column in data.columns for name in column.metrics)]
+    if data.targets.forget_metric in known or not known:
+        return data.targets.forget_metric if known else None
+    return next((name for name in known if name.startswith("forget")), None)
+
+
+def kept_metrics(data: ReportData) -> list[str]:
+    """The metrics that must not fall: those with a floor, or the ones known by name."""
+    if data.targets.floors:
+        return list(data.targets.floors)
+    names = dict.fromkeys([*data.before, *(name for column in data.columns for name in column.metrics)])
+    return [name for name in names if name in ("retain_accuracy", "retrieval_stability")]
+
+
+def reference_columns(data: ReportData):
+    """(original, unlearned): by name, else the first two columns. Either may be None."""
+    original = data.column("original") or (data.columns[0] if data.columns else None)
+    rest = [column for column in data.columns if column is not original]
+    unlearned = data.column("unlearned") or (rest[0] if rest and rest[0].name != "retrained" else None)
+    return original, unlearned
+
+
+def judge(data: ReportData) -> Verdict:
+    """The verdict on a run."""
+    name = data.outcome.name
+    concept = f"\u201c{words.clean(data.request.concept)}\u201d"
+    original, unlearned = reference_columns(data)
+    metric = forget_metric(data)
+    facts, problems = [], []
+    if unlearned is not None and metric is not None:
+        facts.append(_forgetting(data, metric, concept, original, unlearned))
+        kept = _keeping(data, original, unlearned)
+        if kept:
+            facts.append(kept)
+        problems = _problems(data, metric, original, unlearned)
+    elif data.rounds and metric is not None:
+        facts.append(_validation_only(data, metric))
+    facts += problems
+
+    label = words.OUTCOMES.get(name, f"Outcome: {words.clean(name).replace('_', ' ')}")
+    state = {"target_met": "good", "already_met": "none", "no_unit": "bad", "no_progress": "bad",
+             "max_rounds": "bad"}.get(name, "none")  # fmt: skip
+    if state == "good" and problems:
+        state, label = "mixed", "Target met on validation, not in full on test"
+    return Verdict(state, label, (_opening(data, name, concept, bool(problems)), *facts, *_effort(data)))
+
+
+def _opening(data, name, concept, problems):
+    model = words.clean(data.request.model)
+    where = f" in {model}" if model else ""
+    opening = {
+        "target_met": f"{concept} was removed{where}: the forget target was reached within the tolerances on the "
+                      "validation split.",
+        "already_met": f"The model met the forget target for {concept} before any edit. It was not changed.",
+        "no_progress": f"{concept} was not removed{where} to the target: further rounds stopped helping. The best state "
+                       "within the tolerances is kept.",
+        "max_rounds": f"{concept} was not removed{where} to the target in the rounds allowed. The best state within the "
+                      "tolerances is kept.",
+        "no_unit": f"No part of the model could be found that carries {concept}. The model was not changed.",
+        "": f"The run to remove {concept}{where} has not ended. What follows is what it has logged so far.",
+    }.get(name)  # fmt: skip
+    if opening is None:
+        message = words.clean(data.outcome.message)
+        opening = f"The run to remove {concept}{where} ended: {message or 'no message was given'}."
+    if problems and name == "target_met":
+        opening = opening.replace("was removed", "was edited out").removesuffix(".") + ", but the test split does not fully agree."
+    return opening
+
+
+def _forgetting(data, metric, concept, original, unlearned):
+    entry = words.term(data, metric)
+    new, old = unlearned.metrics.get(metric), original.metrics.get(metric) if original else None
+    if metric == "forget_accuracy" and new is not None:
+        text = f"On test images that the search never saw, the model names {concept} correctly in {_with_interval(unlearned, metric, entry)} of cases"
+        text += f"; before the edit it was {words.value(old, entry.kind)}" if old is not None else ""
+    else:
+        text = f"On the test split, {entry.label.lower()} is {_with_interval(unlearned, metric, entry)}"
+        text += f", {words.value(old, entry.kind)} before the edit" if old is not None else ""
+    for column in data.columns:
+        if column not in (original, unlearned) and column.metrics.get(metric) is not None:
+            text += f", and for the {words.clean(column.name)} model it is {words.value(column.metrics[metric], entry.kind)}"
+    return text + "."
+
+
+def _with_interval(column, metric, entry):
+    text = words.value(column.metrics.get(metric), entry.kind)
+    low, high = column.intervals.get(metric, (None, None))
+    if low is not None and high is not None:
+        text += f" (interval {words.value(low, entry.kind)} to {words.value(high, entry.kind)})"
+    return text
+
+
+def _keeping(data, original, unlearned):
+    pieces = []
+    for name in kept_metrics(data):
+        entry = words.term(data, name)
+        new, old = unlearned.metrics.get(name), original.metrics.get(name) if original else None
+        if new is not None:
+            came = f"from {words.value(old, entry.kind)} to " if old is not None else "to "
+            pieces.append(f"{entry.label.lower()} went {came}{words.value(new, entry.kind)}")
+    return f"Of what was to be kept, {words.listing(pieces)}." if pieces else ""
+
+
+def _problems(data, metric, original, unlearned):
+    """Where the test split says less than the run's own outcome."""
+    found = []
+    target, new = data.targets.forget_target, unlearned.metrics.get(metric)
+    if target is not None and new is not None and new > target + TINY:
+        kind = words.term(data, metric).kind
+        found.append(f"The target of at most {words.value(target, kind)} is not met on the test split.")
+    for name, floor in data.targets.floors.items():
+        before, entry = data.before.get(name), words.term(data, name)
+        new, old = unlearned.metrics.get(name), original.metrics.get(name) if original else None
+        if None in (floor, before, new, old):
+            continue
+        allowed = before - floor
+        if old - new > allowed + TINY:
+            found.append(
+                f"{entry.label} fell by {_drop(old - new, entry.kind)} on test, more than the "
+                f"{_drop(allowed, entry.kind)} allowed on validation.")  # fmt: skip
+    return found
+
+
+def _drop(number, kind):
+    return f"{100 * number:.1f} points" if kind == "share" else words.value(number, kind)
+
+
+def _validation_only(data, metric):
+    entry, last = words.term(data, metric), next((r for r in reversed(data.rounds) if metric in r.metrics), None)
+    now = last.metrics[metric] if last else data.before.get(metric)
+    return (f"On the validation split, {entry.label.lower()} went from {words.value(data.before.get(metric), entry.kind)} "
+            f"to {words.value(now, entry.kind)}. The test split has not been measured.")  # fmt: skip
+
+
+def _effort(data):
+    text = ""
+    if data.edit is not None and data.edit.units:
+        text = f"The edit changes {words.count(len(data.edit.units), 'unit')}"
+        if data.edit.share_of_model is not None:
+            text += f", {words.share(data.edit.share_of_model)} of the model\u2019s parameters"
+    spent = []
+    for key in ("rounds", "probes"):
+        number = data.totals.get(key)
+        if isinstance(number, (int, float)) and number:
+            spent.append(words.count(int(number), key.removesuffix("s")))
+    if isinstance(data.totals.get("seconds"), (int, float)):
+        spent.append(words.seconds(data.totals["seconds"]))
+    if spent:
+        text += (", and took " if text else "The run took ") + words.listing(spent)
+    if not text:
+        return ()
+    if data.edit is not None and data.edit.reverted_bit_for_bit:
+        text += "; undoing it was checked to restore the original weights bit for bit"
+    if data.edit is not None and data.edit.reverted_bit_for_bit is False:
+        text += "; undoing it did NOT restore the original weights"
+    return (text + ".",)

@@ -1,0 +1,172 @@
+"""Numbers, metrics and outcomes in plain words. Pure functions; calls data.py only for its types."""
+
+from __future__ import annotations
+
+import html
+import re
+
+from .data import ReportData, Term
+
+MINUS = "\u2212"
+NOT_MEASURED = "not measured"
+
+TERMS = {
+    "forget_accuracy": Term(
+        label="Forget accuracy", direction="down", kind="share",
+        explanation="Share of images of the concept that the model still names correctly. Low means forgotten. A model "
+        "retrained without the concept shows how low it can honestly get."),
+    "retain_accuracy": Term(
+        label="Retain accuracy", direction="up", kind="share",
+        explanation="Share of images of everything else that the model names correctly. It should stay where it was."),
+    "retrieval_stability": Term(
+        label="Retrieval stability", direction="up", kind="share",
+        explanation="Share of retained images whose best matching caption is the same as in the original model. 100% "
+        "means that searches for anything else find what they found before."),
+    "forget_alignment": Term(
+        label="Forget alignment", direction="down", kind="cosine",
+        explanation="Mean cosine similarity, from \u22121 to 1, between images of the concept and their own captions."),
+    "retain_alignment": Term(
+        label="Retain alignment", direction="up", kind="cosine",
+        explanation="The same for everything else. It should stay where it was."),
+    "forget_margin": Term(
+        label="Forget margin", direction="down", kind="cosine",
+        explanation="How much closer images of the concept lie to its name than to the best other name. Below zero, "
+        "another name wins."),
+    "membership_auc": Term(
+        label="Membership attack", direction="near", kind="number", best=0.5,
+        explanation="How well an attacker can tell images of the concept that the model was trained on from images it "
+        "never saw. 0.5 is a coin toss: nothing leaks. 1 is certainty."),
+    "privacy_leakage": Term(
+        label="Privacy leakage", direction="near", kind="number", best=0.0,
+        explanation="The membership attack on this model minus the same attack on one retrained without the concept. "
+        "0 means that no more leaks than from retraining."),
+}  # fmt: skip
+
+OUTCOMES = {
+    "target_met": "Target met",
+    "already_met": "Nothing to forget",
+    "no_progress": "Target not met",
+    "max_rounds": "Target not met",
+    "no_unit": "Nothing was changed",
+    "": "Run not finished",
+}
+
+_SHARES = ("accuracy", "stability", "share", "rate", "recall", "precision")
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufffe\uffff]")
+
+
+def clean(value) -> str:
+    """Text that every parser accepts: no control characters, no overrides of the writing direction."""
+    text = str(value).encode("utf-8", "replace").decode("utf-8")
+    return _UNPRINTABLE.sub("\ufffd", text)
+
+
+def esc(value) -> str:
+    """Escaped for HTML text and for quoted attributes."""
+    return html.escape(clean(value), quote=True)
+
+
+def term(data: ReportData, name: str) -> Term:
+    """How to show a metric: the caller's word, the report's own, or a guess from the name."""
+    found = data.terms.get(name) or TERMS.get(name)
+    if found is not None:
+        return found if found.label else found.model_copy(update={"label": _spaced(name)})
+    direction = "down" if name.startswith("forget") else "up" if name.startswith("retain") else ""
+    kind = "share" if name.endswith(_SHARES) else "cosine" if name.endswith(("alignment", "cosine")) else "number"
+    return Term(label=_spaced(name), direction=direction, kind=kind)
+
+
+def hint(entry: Term) -> str:
+    """What is better, in words."""
+    if entry.direction == "near":
+        return f"best near {plain(entry.best)}" if entry.best is not None else ""
+    return {"down": "lower is better", "up": "higher is better", "": ""}[entry.direction]
+
+
+def arrow(entry: Term) -> str:
+    return {"down": "\u2193", "up": "\u2191", "near": "\u2192", "": ""}[entry.direction]
+
+
+def _spaced(name: str) -> str:
+    text = name.replace("_", " ").strip() or name
+    return text[:1].upper() + text[1:]
+
+
+def value(number: float | None, kind: str) -> str:
+    """A metric's value: percent for shares, three decimals for cosines; what is not quite 0% or 100% never reads so."""
+    if number is None:
+        return NOT_MEASURED
+    if kind == "share":
+        if 0 < number < 0.0005:
+            return "<0.1%"
+        if 0.9995 < number < 1:
+            return ">99.9%"
+        return _minus(f"{100 * number:.1f}%")
+    if kind == "cosine" or abs(number) < 10:
+        return _minus(f"{number:.3f}")
+    return plain(number)
+
+
+def plain(number: float | None, digits: int = 3) -> str:
+    """Any number, to `digits` significant digits."""
+    if number is None:
+        return NOT_MEASURED
+    if isinstance(number, int) or float(number).is_integer() and abs(number) < 1e6:
+        return _minus(f"{int(number):,}")
+    if abs(number) >= 10**digits:
+        return _minus(f"{number:,.0f}") if abs(number) < 1e6 else _minus(f"{number:.{digits - 1}e}")
+    if abs(number) >= 1e-3:
+        return _minus(f"{number:.{digits}g}")
+    mantissa, exponent = f"{number:.{digits - 1}e}".split("e")
+    return _minus(f"{mantissa}e{int(exponent)}")
+
+
+def difference(new: float | None, old: float | None, kind: str) -> str:
+    """new - old with its sign; percentage points for shares. Empty when either was not measured."""
+    if new is None or old is None:
+        return ""
+    change = new - old
+    if kind == "share":
+        text, zero = f"{100 * change:+.1f}", "0.0"
+        unit = " pp"
+    else:
+        text, zero = f"{change:+.3f}", "0.000"
+        unit = ""
+    if text.lstrip("+-") == zero:
+        text = zero
+    return _minus(text) + unit
+
+
+def share(number: float | None) -> str:
+    """A share in percent to two significant digits, for shares that may be tiny."""
+    if number is None:
+        return NOT_MEASURED
+    percent = 100 * number
+    return f"{percent:.1f}%" if percent >= 10 else f"{percent:.2g}%" if percent >= 0.001 or percent == 0 else "<0.001%"
+
+
+def seconds(number) -> str:
+    if number is None:
+        return NOT_MEASURED
+    if number < 120:
+        return f"{number:.1f} seconds" if number < 10 else f"{number:.0f} seconds"
+    return f"{number / 60:.0f} minutes" if number < 7200 else f"{number / 3600:.1f} hours"
+
+
+def count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def listing(items) -> str:
+    """a; a and b; a, b and c"""
+    items = list(items)
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}" if items else ""
+
+
+def heading(name: str) -> str:
+    """A column's name as a heading."""
+    return _spaced(clean(name))
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", MINUS)
