@@ -23,7 +23,8 @@ class StepSearch:
     """Find the largest stable step in at most `max_probes` evaluations.
 
     first: first step, > 0. growth: factor while doubling, > 1. tolerance: stop when the bracket's ends are within
-    this ratio. safety: factor of the last probe once the target is met (1: none). minimum: give up below first * minimum. maximum: never go above first * maximum.
+    this ratio. safety: factor of the last probe once the target is met (1: none). minimum: give up below
+    first * minimum. maximum: never go above first * maximum.
     """
 
     def __init__(

@@ -103,6 +103,15 @@ class StepState:
         """Write the original values back: bit for bit what the model held before its first edit."""
         ops.segment_scatter_(self.tensors, self.original, self.plan)
 
+    def original_slices(self, name):
+        """The values a unit's slices had before its first edit: a list of [rows, columns] CPU tensors in their own dtypes."""
+        found = []
+        for unit, parameter, _, rows, _, columns, offset in self.plan.slices.tolist():
+            if self.units[unit].name == name:
+                piece = self.original[offset : offset + rows * columns].reshape(rows, columns)
+                found.append(piece.to("cpu", self.tensors[parameter].dtype))
+        return found
+
     def accept(self, eta):
         """Make the step the new base, in full precision, and write it: the same arithmetic and bits as `apply`."""
         target = torch.empty_like(self.base)

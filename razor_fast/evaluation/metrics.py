@@ -9,7 +9,7 @@ import torch
 from ..errors import OperatorInputError
 
 __all__ = ["classifier_from_prompts", "zero_shot_accuracy", "class_margin", "pair_alignment", "top_caption", "stability",
-           "confusion_matrix"]  # fmt: skip
+           "confusion_matrix", "wilson_interval"]  # fmt: skip
 
 
 def classifier_from_prompts(prompt_features, class_of_prompt, classes):
@@ -58,3 +58,12 @@ def confusion_matrix(predicted, targets, classes):
     """Counts [classes, classes]: row = true class, column = predicted."""
     flat = targets * classes + predicted
     return torch.bincount(flat, minlength=classes * classes).reshape(classes, classes)
+
+
+def wilson_interval(share, count, z=1.959964):
+    """95 % interval of a share measured on `count` independent samples (Wilson 1927): (low, high) in [0, 1]."""
+    if count < 1 or not 0 <= share <= 1:
+        raise OperatorInputError(f"a share in [0, 1] of at least one sample was expected, got {share} of {count}")
+    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * (share * (1 - share) / count + z * z / (4 * count * count)) ** 0.5
+    return max(0.0, centre - half), min(1.0, centre + half)

@@ -5,6 +5,8 @@ test). It implements families/task.py for the loop. Gradients come from train, d
 only ever reported.
 """
 
+import copy
+
 import torch
 
 from .. import losses
@@ -14,6 +16,7 @@ from ..errors import ConceptError, ConfigError, DataError
 from ..evaluation import metrics
 from ..evaluation.privacy import membership_auc
 from .clip_model import ClipAdapter
+from .clip_report import report_sections, take_snapshot
 
 __all__ = ["ClipTask"]
 
@@ -73,9 +76,9 @@ class ClipTask:
             images, _ = self._features(f"retain.{part}", texts=False)
             self._frozen_top[part] = metrics.top_caption(images, self._encode_texts(self._pools[part][1]))
         self._frozen_features["retain.train"] = self._features("retain.train")
-        self.reference_auc = None
+        self.reference, self.reference_auc = reference, None
         if reference is not None:
-            self.reference_auc = self.membership(model=reference)
+            self.reference_auc = self.on(reference).membership()
 
     # -- what the loop asks for
 
@@ -87,7 +90,7 @@ class ClipTask:
             min(self.batch_size, len(self.sets[name])), seed=seed + self.seed, epoch=round_index, shuffle=True
         )
         count = len(batches) if self.gradient_batches is None else min(self.gradient_batches, len(batches))
-        for index, batch in zip(range(count), batches):
+        for _, batch in zip(range(count), batches):
             images = self.adapter.encode_images(batch.images)
             texts = self.adapter.encode_texts(batch.tokens, batch.attention_mask)
             if side == "forget":
@@ -134,6 +137,24 @@ class ClipTask:
             "parts": self.parts.summary(),
         }
 
+    def on(self, model):
+        """This task with another model of the same kind in the original's place: its data, classes and frozen features
+        stay, so `task.on(retrained).evaluate("test")` compares like with like."""
+        other = copy.copy(self)
+        other.model, other.adapter = model, ClipAdapter(model)
+        model.eval()
+        return other
+
+    def snapshot(self):
+        """What a report shows of the model as it is now, on test; see clip_report.py."""
+        return take_snapshot(self)
+
+    def report(self, snapshots):
+        """Report sections from snapshots by column name, the reference model's column added; see clip_report.py."""
+        if self.reference is not None:
+            snapshots = snapshots | {"retrained": self.on(self.reference).snapshot()}
+        return report_sections(self, snapshots)
+
     # -- for reports
 
     def predictions(self, part, side):
@@ -152,13 +173,13 @@ class ClipTask:
         ]
 
     @torch.no_grad()
-    def membership(self, model=None):
+    def membership(self):
         """AUC of the membership attack on loss and alignment: forget.train against forget.test, never trained on."""
-        adapter = self.adapter if model is None else ClipAdapter(model)
+        adapter = self.adapter
         sides = []
         for name in ("forget.train", "forget.test"):
-            images, texts = self._features(name, adapter=adapter)
-            similar = images @ self._classifier(adapter).T
+            images, texts = self._features(name)
+            similar = images @ self._classifier().T
             loss = torch.nn.functional.cross_entropy(
                 adapter.logit_scale() * similar, self._targets[name], reduction="none"
             )
@@ -227,16 +248,16 @@ class ClipTask:
         return Tokenizer(self.tokenizer)(captions)
 
     @torch.no_grad()
-    def _encode_texts(self, tokens, adapter=None):
-        return (adapter or self.adapter).encode_texts(tokens.ids, tokens.mask)
+    def _encode_texts(self, tokens):
+        return self.adapter.encode_texts(tokens.ids, tokens.mask)
 
-    def _classifier(self, adapter=None):
-        features = self._encode_texts(self._prompt_tokens, adapter)
+    def _classifier(self):
+        features = self._encode_texts(self._prompt_tokens)
         return metrics.classifier_from_prompts(features, self._class_of_prompt.to(features.device), len(self.classes))
 
     @torch.no_grad()
-    def _features(self, name, *, texts=True, adapter=None):
-        adapter, batches = adapter or self.adapter, self.sets[name].batches(4 * self.batch_size)
+    def _features(self, name, *, texts=True):
+        adapter, batches = self.adapter, self.sets[name].batches(4 * self.batch_size)
         images, captions = [], []
         for batch in batches:
             images.append(adapter.encode_images(batch.images))

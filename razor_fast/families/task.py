@@ -5,7 +5,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-__all__ = ["Task"]
+__all__ = ["Task", "take_snapshot", "report_sections"]
 
 
 @runtime_checkable
@@ -34,3 +34,15 @@ class Task(Protocol):
 
     def describe(self) -> dict:
         """JSON-able facts for logs, edits and reports: concept, sizes of the parts, model name."""
+
+
+def take_snapshot(task):
+    """What a report shows of the model as it is now, on test: task.snapshot() where the family has one, else its metrics."""
+    return task.snapshot() if hasattr(task, "snapshot") else {"metrics": task.evaluate("test")}
+
+
+def report_sections(task, snapshots):
+    """Sections of razor_fast.report.ReportData from snapshots by column name; only the metrics where a family has no more."""
+    if hasattr(task, "report"):
+        return task.report(snapshots)
+    return {"columns": [{"name": name, "metrics": shot["metrics"]} for name, shot in snapshots.items()]}

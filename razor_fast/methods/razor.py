@@ -6,6 +6,7 @@ from pathlib import Path
 from ..config import RazorConfig
 from ..edit import Edit
 from ..events import RunEnded, Scored
+from ..families.task import report_sections, take_snapshot
 from ..fingerprint import fingerprint
 from ..growth import unlearn_events
 from ..run_directory import RunDirectory, read_log
@@ -20,7 +21,8 @@ class Outcome:
 
     edit: with its undo at hand, or None when nothing was changed. outcome, message: those of events.RunEnded.
     metrics: {"validation" | "test": {"before" | "after": {metric: value}}}; nothing was searched on test.
-    scores: the rows of round 0. run_directory: where files were written, or None.
+    scores: the rows of round 0. totals: rounds, probes, seconds. proof: whether reverting gave back every byte of the
+    model, and so whether nothing outside the edit had changed. run_directory: where files were written, or None.
     """
 
     edit: Edit | None
@@ -29,6 +31,7 @@ class Outcome:
     metrics: dict
     scores: list
     totals: dict = field(default_factory=dict)
+    proof: dict = field(default_factory=dict)
     run_directory: Path | None = None
 
 
@@ -42,14 +45,12 @@ def unlearn(task, config=None, *, run_directory=None, units=None, on_event=None)
     Raises what growth.unlearn_events and RunDirectory raise, before anything is changed.
     """
     config = config or RazorConfig()
+    base = fingerprint(task.model).sha256
     run = None
     if run_directory is not None:
-        base = fingerprint(task.model)
-        run = RunDirectory(
-            run_directory,
-            {"razor": config.model_dump(mode="json"), "task": task.describe(), "base_sha256": base.sha256},
-        )
-    test_before = task.evaluate("test")
+        settings = {"razor": config.model_dump(mode="json"), "task": task.describe(), "base_sha256": base}
+        run = RunDirectory(run_directory, settings)
+    shots = {"original": take_snapshot(task)}
     scores, ended = [], None
     loop = unlearn_events(task, config, units=units, run=run)
     while True:
@@ -64,16 +65,32 @@ def unlearn(task, config=None, *, run_directory=None, units=None, on_event=None)
             ended = event
         if on_event is not None:
             on_event(event)
+    shots["unlearned"] = take_snapshot(task)
     metrics = {
         "validation": {"before": ended.before, "after": ended.after},
-        "test": {"before": test_before, "after": task.evaluate("test")},
+        "test": {"before": shots["original"]["metrics"], "after": shots["unlearned"]["metrics"]},
     }
-    edit = capture(task, state, config, metrics) if state.step is not None else None
-    outcome = Outcome(edit, ended.outcome, ended.message, metrics, scores, ended.totals, run.path if run else None)
+    edit, proof = None, {}
+    if state.edited:
+        edit = capture(task, state, config, metrics)
+        proof = prove(edit, task.model, base)
+    if run is not None and not scores:
+        scores = _logged_scores(run)
+    outcome = Outcome(edit, ended.outcome, ended.message, metrics, scores, ended.totals, proof)
     if run is not None:
-        outcome.scores = scores or _logged_scores(run)
-        write(run, outcome)
+        outcome.run_directory = run.path
+        write(run, outcome, task, shots)
     return outcome
+
+
+def prove(edit, model, base):
+    """Revert the edit and apply it again, on the model itself, hashing every byte in between: what the report claims."""
+    edit.revert(model)
+    try:
+        identical = fingerprint(model).sha256 == base
+    finally:
+        edit.apply(model)
+    return {"reverted_bit_for_bit": identical, "outside_identical": identical}
 
 
 def _logged_scores(run):
@@ -85,19 +102,15 @@ def _logged_scores(run):
 
 
 def capture(task, state, config, metrics):
-    """The edit between the step state's originals and what the model holds now. Times and paths stay out: the same seed
-    gives the same file."""
-    step = state.step
-    flat = step.plan.slices.tolist()
-    dtypes = [tensor.dtype for tensor in step.tensors]
-    old = [step.original[s[6] : s[6] + s[3] * s[5]].reshape(s[3], s[5]).to(dtypes[s[1]]).cpu() for s in flat]
-    settings = config.model_dump(mode="json")
+    """The edit between the units' originals and what the model holds now. Times and paths stay out: the same seed gives
+    the same file."""
+    old = [piece for name in state.edited for piece in state.step.original_slices(name)]
     return Edit.capture(
         task.model,
-        list(step.units),
+        list(state.step.units.subset(state.edited)),
         old,
         manifest={
-            "configuration": {"method": "razor", "razor": settings, "task": task.describe()},
+            "configuration": {"method": "razor", "razor": config.model_dump(mode="json"), "task": task.describe()},
             "seeds": {"run": config.seed},
             "metrics_before": metrics["test"]["before"],
             "metrics_after": metrics["test"]["after"],
@@ -105,15 +118,32 @@ def capture(task, state, config, metrics):
     )
 
 
-def write(run, outcome):
+def write(run, outcome, task, shots):
+    """The run's results: edit, undo, scores, and result.json with the names of razor_fast.report.ReportData."""
     result = {
         "outcome": outcome.outcome,
         "message": outcome.message,
         "metrics": outcome.metrics,
         "totals": outcome.totals,
+        "settings": {"device": str(next(task.model.parameters()).device)},
+        **report_sections(task, shots),
     }
-    if outcome.edit is not None:
-        outcome.edit.save(run.path / "edit.safetensors", undo=run.path / "edit.undo.safetensors", overwrite=True)
-        result["edit_sha256"] = outcome.edit.sha256
+    edit = outcome.edit
+    if edit is not None:
+        edit.save(run.path / "edit.safetensors", undo=run.path / "edit.undo.safetensors", overwrite=True)
+        summary = edit.summary()
+        result["edit_sha256"] = edit.sha256
+        result["edit"] = {
+            "units": [
+                {"name": u["name"], "elements": u["elements"], "relative_change": u["change"]} for u in summary["units"]
+            ],
+            "elements": summary["elements"],
+            "share_of_model": summary["share"],
+            "file": "edit.safetensors",
+            "undo_file": "edit.undo.safetensors",
+            "sha256": edit.sha256,
+            **outcome.proof,
+        }
+        result["settings"]["versions"] = summary["versions"]
     write_scores(run.path / "scores.csv", outcome.scores)
     run.write_json("result.json", result)
