@@ -120,7 +120,7 @@ class RunProgress:
         self._say(f"  no step {event.reason}", style="yellow")
 
     def _RoundEnded(self, event: events.RoundEnded):
-        self.now, self.activity = event.metrics, "saving"
+        self.now, self.unit, self.activity = event.metrics, None, "saving"
         verdict = "" if event.helped else "; did not help"
         self._say(f"  after   {self._values(event.metrics)}; {event.seconds:.1f} s{verdict}")
 

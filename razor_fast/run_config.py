@@ -244,7 +244,7 @@ class RunConfig(Section):
 
     model: ModelSection = Field(description="the model that is to forget")
     data: DataSection = Field(description="what it is to lose and to keep")
-    concept: Name = Field(description="the class, object or person to lose")
+    concept: str = Field(description="the class, object or person to lose")
     classes: Lines | None = Field(
         None, description="all classes of zero-shot classification, the concept among them (list, or text file); "
         "default: the labels of the samples, else their captions"
@@ -264,7 +264,7 @@ class RunConfig(Section):
     @classmethod
     def _not_blank(cls, value):
         if not value.strip():
-            raise ValueError("the concept is empty; name the class, object or person to forget")
+            raise ValueError("the name is empty; name the class, object or person to forget")
         return value.strip()
 
     @field_validator("classes")
@@ -315,9 +315,10 @@ def load_run_config(path: str | os.PathLike, overrides: list[str] | tuple[str, .
     path = Path(path)
     tree, lines = read_yaml(path)
     tree = resolve_paths(tree, path.resolve().parent)
-    extra = resolve_paths(parse_overrides(overrides), Path.cwd())
+    for text in overrides:
+        tree = override(tree, text)
     try:
-        return RunConfig(**merge_trees(tree, extra))
+        return RunConfig(**tree)
     except ValidationError as error:
         raise ConfigError(_describe(error, str(path), lines, overrides)) from None
 
@@ -373,36 +374,34 @@ def _find_lines(node, where: tuple[str, ...], lines: dict[tuple[str, ...], int],
         _find_lines(child, place, lines, path)
 
 
-def parse_overrides(overrides) -> dict[str, Any]:
-    """["razor.alpha=0.3"] as a tree. The last of two values for one option wins."""
-    tree: dict[str, Any] = {}
-    for text in overrides:
-        option, equals, value = text.partition("=")
-        names = option.strip().split(".")
-        if not equals or not all(names):
-            raise ConfigError(f"--set {text}: expected option=value, as in --set razor.alpha=0.3")
-        try:
-            parsed = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise ConfigError(f"--set {text}: the value is not valid YAML; put quotes around it") from None
-        inner = tree
-        for name in names[:-1]:
-            inner = inner.setdefault(name, {})
-            if not isinstance(inner, dict):
-                raise ConfigError(f"--set {text}: {name} was already set to a value of its own")
-        inner[names[-1]] = parsed
-    return tree
+def override(tree: dict[str, Any], text: str) -> dict[str, Any]:
+    """`tree` with "razor.alpha=0.3" on top. A whole section, `model={name: ...}`, takes the place of the old one."""
+    option, equals, value = text.partition("=")
+    names = option.strip().split(".")
+    if not equals or not all(names):
+        raise ConfigError(f"--set {text}: expected option=value, as in --set razor.alpha=0.3")
+    try:
+        parsed = yaml.safe_load(value) if value.strip() else ""
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {text}: the value is not valid YAML; put quotes around it") from None
+    branch = parsed
+    for name in reversed(names):
+        branch = {name: branch}
+    branch = resolve_paths(branch, Path.cwd())
 
-
-def merge_trees(base: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for name, value in extra.items():
-        old = merged.get(name)
-        # the short form of a source is its path, so that --set data.source.split=train works on it
-        if isinstance(value, dict) and isinstance(old, (str, list)) and "path" not in value:
+    def put(base, extra, names):
+        base = dict(base)
+        name, *rest = names
+        if not rest:
+            base[name] = extra[name]
+            return base
+        old = base.get(name)
+        if isinstance(old, (str, list)):  # the short form of a source is its path
             old = {"path": old}
-        merged[name] = merge_trees(old, value) if isinstance(value, dict) and isinstance(old, dict) else value
-    return merged
+        base[name] = put(old if isinstance(old, dict) else {}, extra[name], rest)
+        return base
+
+    return put(tree, branch, names)
 
 
 def resolve_paths(tree: dict[str, Any], folder: Path) -> dict[str, Any]:

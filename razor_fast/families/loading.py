@@ -2,7 +2,7 @@
 
     model, preprocess, tokenizer = load_clip(section)      # section: run_config.ModelSection
 
-`check_clip` says what is wrong with a name or a path before anything is imported or loaded. Local files are loaded
+`check_clip` says what is wrong with a name or a path before anything is loaded or downloaded. Local files are loaded
 without touching the network; for what is named by a hub id or a tag, the cache is tried first. torch, open_clip and
 transformers are imported when needed. Calls nothing of razor_fast but its errors.
 """
@@ -32,7 +32,10 @@ class LoadedClip(NamedTuple):
 
 
 def check_clip(section) -> None:
-    """Raises ModelError for a path that is not there, of the wrong kind, or for the other library. Loads nothing."""
+    """Raises ModelError for what can be seen without loading: a path that is not there, of the wrong kind or for the other
+    library, an unknown architecture or tag, a hub that cannot be reached, a device that is not there."""
+    if section.device.startswith("cuda"):
+        choose_device(section.device)
     if section.library == "transformers":
         _check_transformers(section)
     else:
@@ -90,6 +93,7 @@ def _check_open_clip(section) -> None:
         _check_open_clip_folder(Path(name))
         return
     if scheme:
+        _check_hub((name, "open_clip_config.json"), section.name, "model.name, a folder with open_clip_config.json")
         return
     if section.config:
         _read_model_config(Path(section.config))
@@ -104,6 +108,8 @@ def _check_open_clip(section) -> None:
         )
     if os.path.isabs(section.pretrained):
         _check_checkpoint(Path(section.pretrained))
+    if not section.config:
+        _check_architecture(_import("open_clip", "open_clip_torch"), section)
 
 
 def _check_open_clip_folder(folder: Path) -> None:
@@ -146,13 +152,6 @@ def _load_open_clip(section) -> LoadedClip:
     if section.config:
         open_clip.add_model_config(section.config)
     identifier = f"{scheme}:{name}" if scheme else section.architecture
-    online = scheme == "hf-hub"
-    if not scheme:
-        tags = _check_architecture(open_clip, section)
-        online = section.pretrained in tags
-    if online:
-        _check_hub(_hub_id(open_clip, section, scheme, name), f"{identifier} {section.pretrained or ''}".strip(),
-                   "model.pretrained, a checkpoint file, or model.name, an open_clip folder")  # fmt: skip
     precision = section.precision if section.precision == "fp32" else f"pure_{section.precision}"
     try:
         with _quiet():
@@ -165,14 +164,14 @@ def _load_open_clip(section) -> LoadedClip:
     return LoadedClip(model, preprocess, tokenizer)
 
 
-def _check_architecture(open_clip, section) -> list[str]:
-    """Tags of the architecture. Raises ModelError for an unknown architecture or tag, with the nearest ones."""
+def _check_architecture(open_clip, section) -> None:
+    """Raises ModelError for an unknown architecture or tag, with the nearest ones, and for a tag out of reach."""
     import difflib
 
     name = section.architecture.replace("/", "-")
     if name not in open_clip.list_models():
         near = difflib.get_close_matches(name, open_clip.list_models(), n=3)
-        hint = f"; did you mean {', '.join(near)}?" if near else ""
+        hint = f" (near: {', '.join(near)})" if near else ""
         raise ModelError(
             f"{section.architecture!r} is neither a folder nor an architecture open_clip knows{hint}. "
             "open_clip.list_models() shows all; model.config adds one; model.library: transformers loads hub ids"
@@ -182,18 +181,11 @@ def _check_architecture(open_clip, section) -> list[str]:
         near = difflib.get_close_matches(section.pretrained, tags, n=3)
         known = f"did you mean {', '.join(near)}?" if near else f"tags: {', '.join(tags) or 'none'}"
         raise ModelError(f"model.pretrained: {section.pretrained!r} is neither a file nor a tag of {name}; {known}")
-    return tags
-
-
-def _hub_id(open_clip, section, scheme, name) -> tuple[str, str] | None:
-    """(repository, a file in it), where weights come from the hub; None for another address."""
-    if scheme:
-        return name, "open_clip_config.json"
-    hub = (open_clip.get_pretrained_cfg(section.architecture.replace("/", "-"), section.pretrained) or {}).get("hf_hub")
-    if not hub:
-        return None
-    repository, _, file = hub.rpartition("/")
-    return (repository, file) if file else (repository, "open_clip_config.json")
+    if section.pretrained not in tags:
+        return
+    repository = (open_clip.get_pretrained_cfg(name, section.pretrained).get("hf_hub") or "").rpartition("/")[0]
+    place = (repository, "open_clip_config.json") if repository else None  # some tags have an address of their own
+    _check_hub(place, f"{section.architecture} {section.pretrained}", "model.pretrained, a checkpoint file")
 
 
 # -- transformers
@@ -204,6 +196,8 @@ def _check_transformers(section) -> None:
     if not path.exists():
         if os.path.isabs(section.name):
             raise ModelError(f"{path}: no such folder; model.name takes what save_pretrained wrote, or a hub id")
+        what = f"{section.name} (no folder of that name is there)"
+        _check_hub((section.name, "config.json"), what, "model.name, a folder that save_pretrained wrote")
         return
     if not path.is_dir():
         raise ModelError(f"{path} is a file; model.name takes the folder that save_pretrained wrote")
@@ -237,10 +231,7 @@ def _load_transformers(section) -> LoadedClip:
     transformers = _import("transformers", "transformers")
     import torch
 
-    local = Path(section.name).is_dir()
-    if not local:
-        _check_hub((section.name, "config.json"), section.name, "model.name, a folder that save_pretrained wrote")
-    options = {"local_files_only": local}
+    options = {"local_files_only": Path(section.name).is_dir()}
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[section.precision]
     try:
         with _quiet():
@@ -330,8 +321,9 @@ def _reachable(address: str) -> bool:
 def _explain(error: Exception, what: str, checkpoint: str | None) -> str:
     text = str(error).strip() or type(error).__name__
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if "Error(s) in loading state_dict" in text:
-        shown = "; ".join(line[:160] for line in lines[1:4])
+    misfit = "Error(s) in loading state_dict" in text
+    if misfit or isinstance(error, AssertionError):  # open_clip asserts the sizes of position embeddings
+        shown = "; ".join(line[:160] for line in lines[misfit : misfit + 3])
         source = checkpoint or "its checkpoint"
         return f"{what}: the weights in {source} do not fit this architecture ({shown}). Name the one they are of"
     if isinstance(error, ImportError):
