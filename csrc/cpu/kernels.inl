@@ -1,7 +1,7 @@
 // The kernels, compiled once per instruction set. The includer defines RAZOR_TABLE and, before any header, the target.
 //
 // Sums run in 16 lanes whatever the hardware's width, products and sums are never fused (-ffp-contract=off), and lane l of
-// a row holds the columns l, l + 16, ...: every instruction set and every thread count gives the same bits.
+// a run holds its elements l, l + 16, ...: every instruction set and every thread count gives the same bits.
 
 #include <cstring>
 
@@ -304,11 +304,14 @@ void stats_of_band(const Tile* tiles, int64_t first, int64_t last, const Matrix&
       }
     }
     int64_t height = tiles[start].rows, columns = tiles[start].columns;
-    if (direct && count == 1) {
-      // a tile over whole rows is one long run, which changes the lanes: only where every operand has it
+    if (count == 1) {
+      // whole rows are one long run; a vector, which is a column, would otherwise be summed in a single lane
       bool whole = true;
-      for (int m = 0; m < 3; ++m) whole = whole && rows[0][m].step == columns * int64_t(sizeof(T));
-      if (whole && columns % lanes == 0) {
+      for (int m = 0; m < 3; ++m) {
+        const Row& row = rows[0][m];
+        whole = whole && (row.data == nullptr || row.step == columns * row.stride * width(row.dtype));
+      }
+      if (whole) {
         columns *= height;
         height = 1;
       }
@@ -325,7 +328,7 @@ void stats_of_band(const Tile* tiles, int64_t first, int64_t last, const Matrix&
             const int64_t part = n - c < kFlush ? n - c : kFlush;
             run<T, Vector>(carried, reinterpret_cast<const T*>(at[0]) + c, reinterpret_cast<const T*>(at[1]) + c,
                            reinterpret_cast<const T*>(at[2]) + c, part);
-            wide[k].pending += part;
+            wide[k].pending += (part + lanes - 1) / lanes * lanes;
             if (wide[k].pending >= kFlush) flush<T, Vector>(carried, wide[k]);
           }
         } else {
@@ -339,7 +342,7 @@ void stats_of_band(const Tile* tiles, int64_t first, int64_t last, const Matrix&
                 load<T>(at[m] + c * row.stride * width(row.dtype), row.dtype, row.stride, part, buffers[m]);
             }
             run<T, Vector>(carried, buffers[0], buffers[1], buffers[2], part);
-            wide[k].pending += part;
+            wide[k].pending += (part + lanes - 1) / lanes * lanes;
             if (wide[k].pending >= kFlush) flush<T, Vector>(carried, wide[k]);
           }
         }
