@@ -12,6 +12,7 @@ import difflib
 import math
 import os
 import re
+import types
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -260,6 +261,12 @@ class RunConfig(Section):
     output: Name | None = Field(None, description="folder of the run; an interrupted run goes on in it")
     seed: int = Field(0, ge=0, description="governs parts, batches and everything else that is drawn")
 
+    def __init__(self, **options):
+        try:
+            super().__init__(**options)
+        except ValidationError as error:
+            raise ConfigError(_describe(error, "the configuration")) from error
+
     @field_validator("concept")
     @classmethod
     def _not_blank(cls, value):
@@ -319,8 +326,8 @@ def load_run_config(path: str | os.PathLike, overrides: list[str] | tuple[str, .
         tree = override(tree, text)
     try:
         return RunConfig(**tree)
-    except ValidationError as error:
-        raise ConfigError(_describe(error, str(path), lines, overrides)) from None
+    except ConfigError as error:
+        raise ConfigError(_describe(error.__cause__, str(path), lines, overrides)) from None
 
 
 def read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
@@ -412,7 +419,7 @@ def resolve_paths(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
             return [absolute(entry) for entry in value]
         if not isinstance(value, str) or not value.strip() or re.match(r"[a-zA-Z][a-zA-Z0-9+]+:", value):
             return value
-        return os.path.join(folder, os.path.expanduser(value))
+        return str(folder / os.path.expanduser(value))
 
     def name_or_path(value):
         if not isinstance(value, str):
@@ -463,7 +470,7 @@ def _looks_like_path(text: str, folder: Path) -> bool:
     return bool(text.strip()) and os.path.exists(os.path.join(folder, text))
 
 
-def _describe(error: ValidationError, where: str, lines, overrides) -> str:
+def _describe(error: ValidationError, where: str, lines=types.MappingProxyType({}), overrides=()) -> str:
     """One line a problem: line of the file, option, what is wrong, value given, remedy."""
     given = {text.partition("=")[0].strip() for text in overrides}
     found = []

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import tarfile
 from pathlib import Path
 
@@ -63,7 +64,9 @@ def train_open_clip(folder: Path, steps: int = 60) -> tuple[Path, Path]:
     config.write_text(json.dumps(CONFIG))
     open_clip.add_model_config(config)
     torch.manual_seed(0)
+    logging.disable(logging.WARNING)  # that it starts from random weights
     model, _, preprocess = open_clip.create_model_and_transforms("tiny-colours")
+    logging.disable(logging.NOTSET)
     tokenizer = open_clip.get_tokenizer("tiny-colours")
     generator = np.random.default_rng(7)
     names = list(COLOURS) * 8
@@ -82,22 +85,31 @@ def train_open_clip(folder: Path, steps: int = 60) -> tuple[Path, Path]:
     return config, checkpoint
 
 
-def write_transformers(folder: Path, kind: str = "clip") -> Path:
-    """A transformers CLIP (random weights) with its processor and a word tokenizer, as save_pretrained leaves them."""
-    import transformers
-    from models import hf_clip
+def colours(base: Path) -> tuple[Path, Path]:
+    """train_open_clip, once a test session: `base` is tmp_path_factory.getbasetemp()."""
+    folder = base / "colours"
+    if not folder.exists():
+        train_open_clip(folder)
+    return folder / "tiny-colours.json", folder / "tiny-colours.pt"
 
-    model = hf_clip()
-    model.save_pretrained(folder)
-    letters = "abcdefghijklmnopqrstuvwxyz"
-    entries = ["<|startoftext|>", "<pad>", "<|endoftext|>", *"ghinopqu", *(c + "</w>" for c in letters)]
-    merges = []
-    vocabulary = {token: number for number, token in enumerate(entries[: model.config.text_config.vocab_size])}
-    tokenizer = transformers.CLIPTokenizer(
-        vocab=vocabulary, merges=merges, unk_token="<pad>", pad_token="<pad>", model_max_length=8
-    )
-    tokenizer.save_pretrained(folder)
-    transformers.CLIPImageProcessor(
-        size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}
+
+def write_transformers(folder: Path, kind: str = "clip") -> Path:
+    """A CLIP or SigLIP of transformers (random weights), its processor and a tokenizer, as save_pretrained leaves them."""
+    import transformers
+    from models import CONTEXT, VOCABULARY, hf_clip, hf_siglip
+
+    (hf_clip if kind == "clip" else hf_siglip)().save_pretrained(folder)
+    # one token for each of a few letters; others are unknown. The highest id ends a text, where CLIP reads it
+    letters = ["<|startoftext|>", *"abdeglnoprtuwy", *(c + "</w>" for c in "abdeglnoprtuwy")]
+    names = [*letters, *(f"unused{n}" for n in range(VOCABULARY - len(letters) - 1)), "<|endoftext|>"]
+    transformers.CLIPTokenizer(
+        vocab={name: number for number, name in enumerate(names)}, merges=[], model_max_length=10**9
     ).save_pretrained(folder)
+    options = dict(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
+    if kind == "siglip":
+        options = dict(size={"height": 16, "width": 16})
+    getattr(transformers, {"clip": "CLIPImageProcessor", "siglip": "SiglipImageProcessor"}[kind])(
+        **options
+    ).save_pretrained(folder)
+    assert CONTEXT == 8
     return folder
