@@ -21,7 +21,7 @@ from .events import as_record
 from .fingerprint import hash_tensor
 from .step import StepState
 
-__all__ = ["RunDirectory", "read_log"]
+__all__ = ["RunDirectory", "check_run_folder", "read_log"]
 
 KNOWN = {"config.json", "log.jsonl", "state.safetensors", "edit.safetensors", "edit.undo.safetensors", "scores.csv",
          "result.json", "report.html", "report.json"}  # fmt: skip
@@ -58,19 +58,8 @@ class RunDirectory:
         self._mend_log()
 
     def _check(self):
-        if not self.path.exists():
+        if not check_run_folder(self.path):
             return
-        if not self.path.is_dir():
-            raise RunDirectoryError(f"{self.path} is a file; give a folder for the run")
-        inside = {p.name for p in self.path.iterdir() if not p.name.startswith(".")}
-        if not inside:
-            return
-        if "config.json" not in inside or inside - KNOWN:
-            strange = sorted(inside - KNOWN) or sorted(inside)
-            raise RunDirectoryError(
-                f"{self.path} is not empty and is not the folder of a run (it holds {', '.join(strange[:3])}); "
-                "choose a new folder, or empty this one"
-            )
         found = json.loads((self.path / "config.json").read_text(encoding="utf-8"))
         if found != self.settings:
             raise RunDirectoryError(
@@ -144,6 +133,25 @@ class RunDirectory:
         for name, value in loop.items():
             setattr(state, name, value)
         return state.round
+
+
+def check_run_folder(path):
+    """Whether `path` is the folder of a run. Missing or empty gives False; anything else raises RunDirectoryError."""
+    path = Path(path)
+    if not path.exists():
+        return False
+    if not path.is_dir():
+        raise RunDirectoryError(f"{path} is a file; give a folder for the run")
+    inside = {p.name for p in path.iterdir() if not p.name.startswith(".")}
+    if not inside:
+        return False
+    if "config.json" not in inside or inside - KNOWN:
+        strange = sorted(inside - KNOWN) or sorted(inside)
+        raise RunDirectoryError(
+            f"{path} is not empty and is not the folder of a run (it holds {', '.join(strange[:3])}); "
+            "choose a new folder, or empty this one"
+        )
+    return True
 
 
 def _first_difference(a, b, where=""):

@@ -1,0 +1,55 @@
+"""What the demos print: a progress bar for training, a table of models side by side."""
+
+from contextlib import contextmanager
+
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+__all__ = ["training_progress", "compare_table"]
+
+SHARES = ("forget_accuracy", "retain_accuracy", "retrieval_stability")
+WORDS = {
+    "forget_accuracy": "{} still recognised (down is better)",
+    "retain_accuracy": "other classes recognised",
+    "retrieval_stability": "top caption unchanged on what is kept",
+    "forget_alignment": "{} image-caption cosine",
+    "membership_auc": "membership attack AUC (0.5: nothing leaks)",
+    "privacy_leakage": "AUC above the retrained model's",
+}
+
+
+@contextmanager
+def training_progress(console):
+    """Yields progress(what, done, total, loss) that drives one bar a model."""
+    bar = Progress(
+        TextColumn("training {task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TextColumn("loss {task.fields[loss]:.3f}"),
+        TimeRemainingColumn(),
+        console=console,
+    )
+    rows = {}
+    with bar:
+
+        def progress(what, done, total, loss):
+            if what not in rows:
+                rows[what] = bar.add_task(what, total=total, loss=float("nan"))
+            if done % 10 == 0 or done == total:
+                bar.update(rows[what], completed=done, loss=loss.item())
+
+        yield progress
+
+
+def compare_table(columns, concept):
+    """columns: dict model name -> test metrics. A rich Table, one row a metric."""
+    table = Table(title="on the test split")
+    table.add_column("metric")
+    for name in columns:
+        table.add_column(name, justify="right")
+    for metric, words in WORDS.items():
+        values = [found.get(metric) for found in columns.values()]
+        if any(v is not None for v in values):
+            shown = ["-" if v is None else f"{v:.1%}" if metric in SHARES else f"{v:.3f}" for v in values]
+            table.add_row(words.format(concept), *shown)
+    return table
