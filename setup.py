@@ -74,11 +74,15 @@ def native():
     lines = [f'#define {name} "{value}"' for name, value in report.items()]
     header.write_text("\n".join([*lines, f"#define RAZOR_FAST_WITH_CUDA {int(bool(cuda))}", ""]))
 
+    # the paths of the machine that builds belong neither in a wheel nor in an error message; -g0 because Python adds -g
+    quiet = ["-g0", f"-ffile-prefix-map={Path.cwd()}=."]
+    quiet += [f"-ffile-prefix-map={path}=torch" for path in cpp_extension.include_paths("cpu")]
+
     common = {"depends": sorted(str(p) for p in Path("csrc").rglob("*") if p.suffix in (".h", ".inl", ".cuh"))}
     host = Extension(
         "razor_fast._C", ["csrc/module.cpp", "csrc/plan.cpp"],
         include_dirs=[pybind11.get_include()],
-        extra_compile_args={"cxx": [*FLAGS, "-include", str(header.resolve())]}, language="c++", **common)
+        extra_compile_args={"cxx": [*FLAGS, *quiet, "-include", str(header.resolve())]}, language="c++", **common)
     macros = [("TORCH_TARGET_VERSION", TORCH_TARGET)] + ([("USE_CUDA", None)] if cuda else [])
     libraries = ["torch_cpu"] + (["torch_cuda", "cudart"] if cuda else [])
     operators = Extension(
@@ -86,7 +90,7 @@ def native():
         include_dirs=cpp_extension.include_paths("cuda" if cuda else "cpu"),
         library_dirs=cpp_extension.library_paths("cuda" if cuda else "cpu"), libraries=libraries,
         define_macros=macros,
-        extra_compile_args={"cxx": FLAGS, "nvcc": ["-O3", "-std=c++17", "--fmad=false", "-DUSE_CUDA"]},
+        extra_compile_args={"cxx": FLAGS + quiet, "nvcc": ["-O3", "-std=c++17", "--fmad=false", "-DUSE_CUDA"]},
         language="c++", **common)
     return {"ext_modules": [host, operators], "cmdclass": {"build_ext": Build}}
 

@@ -25,7 +25,7 @@ def _check_kind(name: str, tensor: Tensor) -> None:
     if tensor.layout != torch.strided or tensor.is_quantized:
         raise OperatorInputError(f"{name} is {tensor.layout}; expected a dense tensor. Call .to_dense() on it first")
     kind = type(tensor)
-    plain = kind.__torch_dispatch__ in (Tensor.__torch_dispatch__, torch._C._disabled_torch_function_impl)
+    plain = kind.__torch_dispatch__ is Tensor.__torch_dispatch__
     if not plain and kind.__module__.split(".")[0:2] != ["torch", "_subclasses"]:  # fake and functional tensors trace
         raise OperatorInputError(
             f"{name} is a {kind.__module__}.{kind.__name__}, which hides its storage; expected a plain tensor. Give the "

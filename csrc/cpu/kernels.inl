@@ -16,6 +16,7 @@ namespace {
 constexpr int64_t kLanes = 16;
 constexpr int64_t kChunk = 512;  // elements converted at a time; three fp64 chunks stay in the first-level cache
 constexpr int64_t kBand = 64;    // tiles of one band whose accumulators are carried together
+constexpr int64_t kAhead = 2048;  // bytes fetched ahead of a sum
 constexpr int64_t kFlush = 4096; // elements summed in fp32 before the lanes move to fp64: 256 a lane
 
 typedef float Float16Lanes __attribute__((vector_size(64)));
@@ -235,6 +236,10 @@ inline __attribute__((always_inline)) void run(Sums<Vector>& sums, const T* t, c
   Vector a, b, c;
   int64_t i = 0;
   for (; i + lanes <= n; i += lanes) {
+    // the processor's own prefetching stops at every page
+    __builtin_prefetch(t + i + kAhead / sizeof(T));
+    __builtin_prefetch(f + i + kAhead / sizeof(T));
+    __builtin_prefetch(r + i + kAhead / sizeof(T));
     memcpy(&a, t + i, sizeof(Vector));
     memcpy(&b, f + i, sizeof(Vector));
     memcpy(&c, r + i, sizeof(Vector));
