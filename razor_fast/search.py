@@ -32,16 +32,16 @@ class StepSearch:
     ):
         if not (first > 0 and math.isfinite(first)):
             raise ConfigError(f"the first step is {first}; expected a positive, finite number")
-        if max_probes < 0 or growth <= 1 or tolerance <= 1 or safety < 1:
+        if not (max_probes >= 0 and growth > 1 and tolerance > 1 and safety >= 1 and 0 < minimum <= 1 <= maximum):
             raise ConfigError(
-                f"max_probes {max_probes}, growth {growth}, tolerance {tolerance}, safety {safety}: "
-                "expected >= 0, > 1, > 1 and >= 1"
+                f"max_probes {max_probes}, growth {growth}, tolerance {tolerance}, safety {safety}, minimum {minimum}, "
+                f"maximum {maximum}: expected >= 0, > 1, > 1, >= 1, in (0, 1] and >= 1"
             )
         self.safety = safety
         self.first, self.max_probes, self.growth, self.tolerance = first, max_probes, growth, tolerance
         self.lower, self.upper = first * minimum, first * maximum
         self.stable = self.unstable = None  # the bracket: largest stable, smallest unstable
-        self.met = None  # the smallest step that is stable and meets the target
+        self.met = None  # the step to keep: stable, and meets the target
         self.history = []
         self._ended = False
 
@@ -57,7 +57,8 @@ class StepSearch:
         if self.met is not None:
             self._ended = True
             step = self.met * self.safety
-            return step if self.safety > 1 and (self.unstable is None or step < self.unstable) else None
+            inside = step <= self.upper and (self.unstable is None or step < self.unstable)
+            return step if self.safety > 1 and inside else None
         if not self.history:
             return self.first
         if self.unstable is None:
@@ -75,11 +76,12 @@ class StepSearch:
         self.history.append((step, bool(stable), bool(met)))
         if not stable:
             self.unstable = step if self.unstable is None else min(self.unstable, step)
+            kept = [(s, good) for s, ok, good in self.history if ok and s < self.unstable]
             if self.stable is not None and self.stable >= self.unstable:
-                kept = [s for s, ok, _ in self.history if ok and s < self.unstable]
-                self.stable = max(kept, default=None)
-            return
-        if self.unstable is None or step < self.unstable:
+                self.stable = max((s for s, _ in kept), default=None)
+            if self.met is not None and self.met >= self.unstable:
+                self.met = max((s for s, good in kept if good), default=None)
+        elif self.unstable is None or step < self.unstable:
             self.stable = step if self.stable is None else max(self.stable, step)
-        if met:
-            self.met = step
+            if met:
+                self.met = step

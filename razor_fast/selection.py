@@ -4,13 +4,14 @@
 
 The automatic threshold is a rule for outliers in the logarithm, because phi spans orders of magnitude:
 tau = exp(median(log phi) + 3 * 1.4826 * MAD(log phi)) over units with phi > 0 (1.4826 * MAD estimates the standard
-deviation of a normal distribution). Where no unit stands out, the best one alone is taken.
+deviation of a normal distribution). Where no unit stands out and K is still empty, the best one alone is taken.
 
 Units may overlap (a layer and its own heads). Going down by phi, a unit that overlaps one already taken is passed over.
 """
 
 import math
 from dataclasses import dataclass
+from numbers import Integral, Real
 from statistics import median
 
 from .errors import ConfigError
@@ -42,24 +43,30 @@ def automatic_threshold(values):
     if not logs:
         return math.inf
     centre = median(logs)
-    return math.exp(centre + 3 * 1.4826 * median(abs(x - centre) for x in logs))
+    tau = math.exp(centre + 3 * 1.4826 * median(abs(x - centre) for x in logs))
+    return tau * (1 + 1e-12)  # exp(log(v)) may round below v: equal values must not stand out from themselves
 
 
 def select(scores, threshold="auto", *, count=None, maximum=None, kind=None, taken=(), without=()):
     """Choose units to edit.
 
     threshold: a number tau (phi > tau), or "auto". count: take exactly this many of the best instead (fewer only where
-    fewer have phi > 0). maximum: at most this many. kind: "layer" or "head" to consider one kind only.
+    fewer have phi > 0); the threshold and maximum then do not act. maximum: at most this many by threshold. kind: "layer"
+    or "head" to consider one kind only.
     taken: units already in K: not returned again, and nothing that overlaps them is. without: units to leave out.
-    Returns a Selection; it is empty only when no unit is left with phi > 0.
-    Raises ConfigError for a threshold, count or kind that makes no sense, NonFiniteError for non-finite scores.
+    Returns a Selection; it is empty when no unit qualifies, and never with phi = 0.
+    Raises ConfigError for a threshold, count, maximum or kind that makes no sense, UnknownUnitError for a name in `taken`
+    or `without` that no unit has, NonFiniteError for non-finite scores.
     """
-    if count is not None and count < 1:
-        raise ConfigError(f"count is {count}; expected at least 1, or None to select by threshold")
+    for option, value in (("count", count), ("maximum", maximum)):
+        if value is not None and (not isinstance(value, Integral) or value < 1):
+            raise ConfigError(f"{option} is {value!r}; expected a whole number of at least 1, or None")
     if kind not in (None, "layer", "head"):
         raise ConfigError(f"kind is {kind!r}; expected 'layer', 'head' or None for both")
-    if isinstance(threshold, str) and threshold != "auto":
+    if threshold != "auto" and (not isinstance(threshold, Real) or math.isnan(threshold)):
         raise ConfigError(f"threshold is {threshold!r}; expected a number or 'auto'")
+    for name in (*taken, *without):
+        scores.units.index(name)
     ranked = [row for row in scores.ranked(kind) if row.phi > 0]
     tau = automatic_threshold(row.phi for row in ranked) if threshold == "auto" else float(threshold)
     limit = count if count is not None else maximum if maximum is not None else len(ranked)
