@@ -20,6 +20,8 @@ def info_nce(image_features, text_features, logit_scale, groups=None):
     target mass shared equally, instead of as each other's negatives. Returns a scalar.
     """
     _same_shape(image_features, text_features)
+    if groups is not None and groups.shape != image_features.shape[:1]:
+        raise OperatorInputError(f"groups has shape {list(groups.shape)}; expected [{len(image_features)}], one a pair")
     logits = logit_scale * image_features @ text_features.T
     if groups is None:
         target = torch.arange(len(logits), device=logits.device)
@@ -45,8 +47,8 @@ def similarity_drift(similarities, frozen_similarities):
 
 
 def _same_shape(a, b):
-    if a.shape != b.shape or a.dim() != 2:
+    if a.shape != b.shape or a.dim() != 2 or not a.numel():
         raise OperatorInputError(
-            f"two matrices of one shape were expected, got {list(a.shape)} and {list(b.shape)}; "
+            f"two non-empty matrices of one shape were expected, got {list(a.shape)} and {list(b.shape)}; "
             "pass one row of features for each pair"
         )

@@ -142,10 +142,15 @@ def _dense(gradient):
 def backward_all(losses, side):
     """backward() on each micro-batch loss of an iterable, or on one scalar. Returns the sum of their values (float).
 
-    Raises NonFiniteError, before its backward, for a loss that is NaN or infinite, and RecordingError for an empty one.
+    Raises NonFiniteError, before its backward, for a loss that is NaN or infinite; RecordingError for no micro-batch, for
+    a loss that is no scalar, and for one that depends on no trainable parameter.
     """
     total, count = 0.0, 0
     for loss in [losses] if isinstance(losses, torch.Tensor) else losses:
+        if loss.numel() != 1:
+            raise RecordingError(
+                f"the {side} loss of micro-batch {count} has shape {list(loss.shape)}; expected a scalar: take its mean"
+            )
         value = loss.item()
         if value != value or value in (float("inf"), float("-inf")):
             raise NonFiniteError(

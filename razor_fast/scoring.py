@@ -7,6 +7,7 @@ forgetting along g_f also harms what is retained (phi = 0), and cos = -1 that bo
 """
 
 import csv
+import math
 from dataclasses import dataclass, fields
 
 import torch
@@ -29,15 +30,22 @@ def phi_from_sums(sums, alpha=0.5, eps=1e-12):
     sums: float64 [U, 4], columns theta^2, g_f^2, g_r^2, g_f.g_r summed over each unit's slices.
     alpha in [0, 1]: how strongly the forget/retain cosine counts. eps: added to ||theta||.
     Returns (phi, ratio, cosine), each float64 [U]. The cosine is clamped to [-1, 1] (rounding can push it past, and a
-    negative number under a fractional power is NaN) and is 0 where either gradient is zero.
+    negative number under a fractional power is NaN) and is 0 where either gradient is zero. Raises ConfigError for an
+    alpha or eps out of range.
     """
-    if not 0 <= alpha <= 1:
-        raise ConfigError(f"alpha is {alpha}; expected a number in [0, 1]")
+    _check(alpha, eps)
     theta, forget, retain = sums[:, :3].sqrt().unbind(1)
     product = forget * retain
     cosine = torch.where(product > 0, sums[:, 3] / product.clamp_min(torch.finfo(sums.dtype).tiny), 0.0).clamp(-1, 1)
     ratio = forget / (theta + eps)
     return ratio * (1 - cosine) ** alpha, ratio, cosine
+
+
+def _check(alpha, eps):
+    if not 0 <= alpha <= 1:
+        raise ConfigError(f"alpha is {alpha}; expected a number in [0, 1]")
+    if not 0 <= eps < math.inf:
+        raise ConfigError(f"eps is {eps}; expected a finite number, 0 or above")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +74,7 @@ class ScoreTable:
     """
 
     def __init__(self, units, sums, *, alpha=0.5, eps=1e-12):
+        _check(alpha, eps)  # here, not when the first row is asked for
         self.units, self.sums, self.alpha, self.eps = units, sums, alpha, eps
         self._rows = None
 

@@ -1,0 +1,83 @@
+"""Losses against transcriptions of their formulas in plain Python float64, and their gradients against differences."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from razor_fast.errors import OperatorInputError
+from razor_fast.losses import cosine_embedding_loss, info_nce, similarity_drift
+
+SCALE = 7.0
+
+
+def unit_rows(rows: int, columns: int, seed: int) -> torch.Tensor:
+    found = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return torch.nn.functional.normalize(found, dim=1)
+
+
+def info_nce_by_hand(images, texts, scale, groups) -> float:
+    """Mean over both directions and all rows of -mean over positives of log softmax."""
+    size, total = len(images), 0.0
+    for rows, columns in ((images, texts), (texts, images)):
+        for i in range(size):
+            logits = [scale * sum(a * b for a, b in zip(rows[i].tolist(), columns[j].tolist())) for j in range(size)]
+            logsum = math.log(sum(math.exp(value) for value in logits))
+            positives = [j for j in range(size) if groups[j] == groups[i]]
+            total += sum(logsum - logits[j] for j in positives) / len(positives) / size
+    return total / 2
+
+
+@pytest.mark.parametrize("groups", [None, [0, 1, 2, 3, 4], [0, 1, 0, 2, 0], [3, 3, 3, 3, 3]])
+def test_info_nce_is_its_formula_and_counts_equal_captions_as_positives(groups):
+    images, texts = unit_rows(5, 4, 0), unit_rows(5, 4, 1)
+    given = None if groups is None else torch.tensor(groups)
+    expected = info_nce_by_hand(images, texts, SCALE, groups or range(5))
+    assert info_nce(images, texts, SCALE, given).item() == pytest.approx(expected, rel=1e-12)
+    scale = torch.tensor(SCALE, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(
+        lambda a, b, s: info_nce(a, b, s, given), (images.requires_grad_(), texts.requires_grad_(), scale)
+    )
+
+
+def test_info_nce_on_two_pairs_written_out():
+    """Logits [[2, 0], [0, 2]]: each row costs log(1 + e^-2). With the texts swapped, log(1 + e^2): high when unknown."""
+    images = torch.eye(2, dtype=torch.float64)
+    assert info_nce(images, images, 2.0).item() == pytest.approx(math.log1p(math.exp(-2)), rel=1e-14)
+    assert info_nce(images, images.flip(0), 2.0).item() == pytest.approx(math.log1p(math.exp(2)), rel=1e-14)
+
+
+def test_cosine_embedding_loss_is_low_when_the_pair_is_known():
+    images = torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 0.0]], dtype=torch.float64)
+    texts = torch.tensor([[5.0, 0.0], [1.0, 0.0], [-1.0, 0.0]], dtype=torch.float64)
+    losses = [cosine_embedding_loss(images[i : i + 1], texts[i : i + 1]).item() for i in range(3)]
+    assert losses == pytest.approx([0, 1, 2], abs=1e-12)
+    assert cosine_embedding_loss(images, texts).item() == pytest.approx(1, abs=1e-12)
+    pair = 3 * unit_rows(4, 3, 2), unit_rows(4, 3, 3)
+    assert torch.autograd.gradcheck(cosine_embedding_loss, [side.requires_grad_() for side in pair])
+
+
+def test_similarity_drift_and_its_gradient_vanish_at_the_frozen_model():
+    now = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], dtype=torch.float64, requires_grad=True)
+    frozen = now.detach().clone()
+    loss = similarity_drift(now, frozen)
+    loss.backward()
+    assert loss.item() == 0 and not now.grad.any()
+    moved = frozen.clone()
+    moved[0, 1] += 3  # 3^2 over 6 entries
+    assert similarity_drift(moved, frozen).item() == pytest.approx(1.5, rel=1e-14)
+    assert torch.autograd.gradcheck(lambda s: similarity_drift(s, frozen), (moved.requires_grad_(),))
+
+
+@pytest.mark.parametrize("loss", [lambda a, b: info_nce(a, b, 1.0), cosine_embedding_loss, similarity_drift])
+@pytest.mark.parametrize("shapes", [((2, 3), (3, 3)), ((3,), (3,)), ((0, 3), (0, 3))])
+def test_pairs_that_do_not_match_are_refused_before_they_broadcast(loss, shapes):
+    with pytest.raises(OperatorInputError, match="non-empty matrices of one shape"):
+        loss(*map(torch.ones, shapes))
+
+
+def test_one_group_a_pair():
+    with pytest.raises(OperatorInputError, match=r"groups has shape \[1\]; expected \[3\]"):
+        info_nce(torch.ones(3, 2), torch.ones(3, 2), 1.0, torch.tensor([0]))
