@@ -8,10 +8,12 @@ model, never adds to what is there, so probes do not drift, bf16 weights lose no
 exact.
 """
 
+import math
+
 import torch
 
 from . import ops
-from .errors import ConfigError, FrozenParameterError
+from .errors import ConfigError, FrozenParameterError, NonFiniteError
 
 __all__ = ["StepState"]
 
@@ -21,7 +23,8 @@ class StepState:
 
     units: a Units with a disjoint plan (Units.subset). rounding_seed: None rounds to nearest even, an int rounds bf16
     and fp16 stochastically, the same way for the same seed. carry: the state of an earlier round whose units are among
-    these: its full-precision values and its originals are taken over.
+    these: its full-precision values and its originals are taken over. Stochastic rounding hashes places in the flat
+    buffer, so where the carried units stand elsewhere than before, their weights are rounded, and written, anew.
 
     original: flat values before the first edit of each unit. base: flat values of the last accepted step.
     """
@@ -41,13 +44,17 @@ class StepState:
         self.gradients = dict.fromkeys(("forget", "retain", "mismatch"))
         self.coefficients = (0.0, 0.0, 0.0)
         if carry is not None:
+            moved = carry.base.dtype != self.base.dtype
             for unit in carry.units:
                 if unit.name not in self._ranges:
                     continue  # a unit that was dropped: it stands at its original values
                 here, there = self._ranges[unit.name], carry._ranges[unit.name]
+                moved |= rounding_seed is not None and here != there
                 for (a, b), (c, d) in zip(here, there):
                     self.base[a:b] = carry.base[c:d]
                     self.original[a:b] = carry.original[c:d]
+            if moved:
+                self.undo()  # else the first undo would write other bits than the model holds
 
     def _find_ranges(self):
         ranges = {unit.name: [] for unit in self.units}
@@ -78,12 +85,22 @@ class StepState:
         self.undo()
 
     def unit_norms(self):
-        """Two dicts unit name -> Euclidean norm: of the base values, and of the direction."""
+        """Two dicts unit name -> Euclidean norm: of the base values, and of the direction.
+
+        Raises NonFiniteError, naming the unit, where either is NaN or infinite.
+        """
         direction = torch.zeros_like(self.base)
         for gradient, c in zip(self.gradients.values(), self.coefficients):
             if gradient is not None:
                 direction.add_(gradient, alpha=c)
-        return self._norms(self.base), self._norms(direction)
+        found = self._norms(self.base), self._norms(direction)
+        for what, norms in zip(("weights", "step direction"), found):
+            bad = next((name for name, norm in norms.items() if not math.isfinite(norm)), None)
+            if bad is not None:
+                raise NonFiniteError(
+                    f"the {what} of {bad} hold NaN or infinity; look for a broken sample or an overflow in 16-bit weights"
+                )
+        return found
 
     def _norms(self, flat):
         return {
