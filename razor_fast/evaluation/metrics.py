@@ -17,19 +17,24 @@ def classifier_from_prompts(prompt_features, class_of_prompt, classes):
 
     prompt_features [P, E] unit rows, class_of_prompt int64 [P] in [0, classes). Returns [classes, E].
     """
+    missing = sorted(set(range(classes)) - set(class_of_prompt.tolist()))
+    if missing:
+        raise OperatorInputError(f"class {missing[0]} of {classes} has no prompt; give at least one prompt a class")
     sums = prompt_features.new_zeros(classes, prompt_features.shape[1]).index_add_(0, class_of_prompt, prompt_features)
     return torch.nn.functional.normalize(sums, dim=-1)
 
 
 def zero_shot_accuracy(similarities, targets):
     """Share in [0, 1] of rows whose largest column is the target. similarities [B, C], targets int64 [B]."""
-    if not len(targets):
-        raise OperatorInputError("accuracy of an empty set is undefined; give at least one sample")
+    _one_target_a_row(similarities, targets)
     return (similarities.argmax(dim=1) == targets).double().mean().item()
 
 
 def class_margin(similarities, targets):
     """Mean over rows of (similarity to the target - best similarity to another class), in cosine units. Needs C > 1."""
+    _one_target_a_row(similarities, targets)
+    if similarities.shape[1] < 2:
+        raise OperatorInputError("a margin needs another class to compare with; give similarities to at least 2 classes")
     own = similarities.gather(1, targets[:, None])
     others = similarities.scatter(1, targets[:, None], float("-inf")).amax(dim=1, keepdim=True)
     return (own - others).double().mean().item()
@@ -37,11 +42,18 @@ def class_margin(similarities, targets):
 
 def pair_alignment(image_features, text_features):
     """Mean cosine of matching pairs. Both [B, E], unit rows."""
+    if image_features.shape != text_features.shape or not len(image_features):
+        raise OperatorInputError(
+            "two equal, non-empty lists of features were expected, got "
+            f"{list(image_features.shape)} and {list(text_features.shape)}"
+        )
     return (image_features * text_features).sum(dim=1).double().mean().item()
 
 
 def top_caption(image_features, caption_features):
     """Index of the most similar caption for each image: int64 [B]."""
+    if not len(caption_features):
+        raise OperatorInputError("there is no caption to choose from; give at least one")
     return (image_features @ caption_features.T).argmax(dim=1)
 
 
@@ -56,6 +68,11 @@ def stability(now, before):
 
 def confusion_matrix(predicted, targets, classes):
     """Counts [classes, classes]: row = true class, column = predicted."""
+    for name, values in (("predicted", predicted), ("targets", targets)):
+        if len(values) and not 0 <= int(values.min()) <= int(values.max()) < classes:
+            raise OperatorInputError(
+                f"{name} holds classes {int(values.min())} to {int(values.max())}; expected 0 to {classes - 1}"
+            )
     flat = targets * classes + predicted
     return torch.bincount(flat, minlength=classes * classes).reshape(classes, classes)
 
@@ -67,3 +84,11 @@ def wilson_interval(share, count, z=1.959964):
     centre = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * (share * (1 - share) / count + z * z / (4 * count * count)) ** 0.5
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def _one_target_a_row(similarities, targets):
+    if not len(targets) or similarities.dim() != 2 or len(similarities) != len(targets):
+        raise OperatorInputError(
+            f"similarities have shape {list(similarities.shape)} and targets {list(targets.shape)}; expected [B, C] and "
+            "[B] with at least one sample"
+        )

@@ -4,7 +4,7 @@ import warnings
 
 import numpy as np
 
-from ..errors import DataError
+from ..errors import DataError, NonFiniteError
 
 __all__ = ["membership_auc"]
 
@@ -15,7 +15,8 @@ def membership_auc(members, others, *, seed=0, folds=5):
     members, others: arrays [N, F] and [M, F] of per-sample features (loss, alignment, ...) of samples the model was
     trained on and of samples it never saw. Each fold's attack is fitted on the others and scores the held-out samples;
     the AUC is that of all held-out scores. 0.5 means nothing leaks; values below it are fold noise.
-    Raises DataError when either side has fewer samples than two folds need.
+    Raises DataError when either side has fewer samples than two folds need, or when the two have other features,
+    NonFiniteError for NaN or infinite features.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import roc_auc_score
@@ -24,6 +25,12 @@ def membership_auc(members, others, *, seed=0, folds=5):
     from sklearn.preprocessing import StandardScaler
 
     members, others = np.asarray(members, dtype=np.float64), np.asarray(others, dtype=np.float64)
+    if members.ndim != 2 or others.ndim != 2 or members.shape[1:] != others.shape[1:]:
+        raise DataError(
+            f"members {list(members.shape)} and others {list(others.shape)} were given; expected [N, F] and [M, F]"
+        )
+    if not (np.isfinite(members).all() and np.isfinite(others).all()):
+        raise NonFiniteError("the features of the membership attack hold NaN or infinity; look at the model's losses")
     folds = min(folds, len(members), len(others))
     if folds < 2:
         raise DataError(

@@ -1,0 +1,51 @@
+"""The membership attack finds what can be found, and nothing where there is nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from razor_fast.errors import DataError, NonFiniteError
+from razor_fast.evaluation.privacy import membership_auc
+
+
+def drawn(seed, shift, count=40):
+    generator = np.random.default_rng(seed)
+    return generator.normal(shift, 1, (count, 2)), generator.normal(0, 1, (60, 2))
+
+
+def test_members_that_differ_are_told_apart_whichever_way_they_differ():
+    assert membership_auc(*drawn(0, 8)) > 0.99
+    assert membership_auc(*drawn(0, -8)) > 0.99
+    # scaled and shifted features leak the same
+    members, others = drawn(1, 1)
+    assert membership_auc(members * [1e6, 1e-6] + 5, others * [1e6, 1e-6] + 5) == pytest.approx(
+        membership_auc(members, others), abs=0.02
+    )
+
+
+def test_members_drawn_like_the_others_are_not_told_apart():
+    """A fit scored on its own samples would lie near 0.57 here; held-out scores do not."""
+    found = [membership_auc(*drawn(seed, 0), seed=seed) for seed in range(24)]
+    assert np.mean(found) == pytest.approx(0.5, abs=0.04)
+
+
+def test_the_same_seed_gives_the_same_number():
+    members, others = drawn(2, 0.5)
+    assert membership_auc(members, others, seed=4) == membership_auc(members, others, seed=4)
+    assert len({membership_auc(members, others, seed=seed) for seed in range(4)}) > 1
+
+
+def test_two_samples_a_side_are_enough_and_one_is_not():
+    assert 0 <= membership_auc(np.eye(2), -np.eye(2)) <= 1
+    with pytest.raises(DataError, match="got 1 members and 5 others"):
+        membership_auc(np.ones((1, 2)), np.zeros((5, 2)))
+    with pytest.raises(DataError, match="got 5 members and 0 others"):
+        membership_auc(np.ones((5, 2)), np.zeros((0, 2)))
+
+
+def test_features_that_do_not_fit():
+    with pytest.raises(DataError, match=r"members \[5\] and others \[5, 2\]"):
+        membership_auc(np.ones(5), np.zeros((5, 2)))
+    with pytest.raises(NonFiniteError, match="NaN or infinity"):
+        membership_auc(np.full((5, 2), np.nan), np.zeros((5, 2)))
