@@ -4,18 +4,19 @@
 
 It calls recorder, selection, step and search, and a Task for losses and metrics; `run_directory.py` keeps what a killed
 run needs. Every state it leaves is one that was validated: a probe is undone before the next, and a step that broke
-what must be kept is never accepted. On an exception, Ctrl-C included, the model is put back as it was before the probe
-in flight, so it holds the last accepted step.
+what must be kept is never accepted. Whenever an event is handed out, and after an exception, Ctrl-C included, the model
+holds the last accepted step.
 """
 
 import math
 import time
+from contextlib import closing
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from .config import RazorConfig
-from .errors import ModelError, NonFiniteError
+from .errors import ModelError, NonFiniteError, RecordingError
 from .events import (
     Probed,
     RoundEnded,
@@ -32,6 +33,7 @@ from .recorder import ScoreRecorder, backward_all
 from .search import StepSearch
 from .selection import select
 from .step import StepState
+from .threads import same_for_any_threads
 from .units import DEFAULT_EXCLUDE, find_units
 
 __all__ = ["LoopState", "unlearn_events"]
@@ -76,10 +78,11 @@ def unlearn_events(task, config=None, *, units=None, run=None):
     if not len(units):
         raise ModelError("no unit is left to choose from; widen include, or narrow exclude")
     loop = _Loop(task, config, units, run)
-    for event in loop.events():
-        if run is not None:
-            run.log(event)
-        yield event
+    with closing(loop.events()) as events:
+        for event in events:
+            if run is not None:
+                run.log(event)
+            yield event
     return loop.state
 
 
@@ -104,8 +107,10 @@ class _Loop:
     def events(self):
         s, config = self.state, self.config
         s.before = s.metrics = self.measure()
-        judge = self.judge = Judge(self.task, config, s.before)
+        self.require_finite(s.before)
+        Judge(self.task, config, s.before)  # refuses what does not fit before a saved state is written to the model
         resumed = self.run.restore(s, self.units, self.rounding_seed) if self.run is not None else 0
+        judge = self.judge = Judge(self.task, config, s.before)
         yield RunStarted(
             -1,
             self.task.describe(),
@@ -131,7 +136,7 @@ class _Loop:
             yield RoundStarted(s.round, list(s.chosen))
             chosen = yield from self.score_and_choose()
             if not s.chosen:
-                outcome, message = "no_unit", "no unit has a forget gradient; check the forget set and the patterns"
+                outcome, message = self.no_unit()
                 break
             yield from self.step(chosen)
             helped = judge.better(s.metrics, earlier)
@@ -149,6 +154,13 @@ class _Loop:
     def no_progress(self):
         return "no_progress", f"{self.config.patience} rounds in a row did not help; the best state so far is kept"
 
+    def no_unit(self):
+        if self.state.fruitless:
+            return "no_progress", "no unit is left whose step forgets more within the tolerances; nothing was changed"
+        if self.scores.ranked()[0].phi > 0:
+            return "no_unit", f"no unit has phi above the threshold {self.config.threshold}; lower it, or use 'auto'"
+        return "no_unit", "no unit has a forget gradient; check the forget set and the patterns"
+
     def ended(self, outcome, message):
         s = self.state
         totals = {"rounds": s.round, "probes": s.probes, "seconds": time.perf_counter() - self.started}
@@ -159,14 +171,19 @@ class _Loop:
         return self.config.seed if self.config.rounding == "stochastic" else None
 
     def measure(self):
-        metrics = self.task.evaluate("validation")
-        needed = (self.task.forget_metric, self.task.forget_signal, *self.task.retain_metrics)
-        bad = [name for name in needed if name in metrics and not math.isfinite(metrics[name])]
+        return {name: float(value) for name, value in self.task.evaluate("validation").items()}
+
+    def not_finite(self, metrics):
+        """Names of the metrics that decide and are NaN or infinite."""
+        deciding = (self.task.forget_metric, self.task.forget_signal, *self.task.retain_metrics)
+        return [name for name in deciding if not math.isfinite(metrics.get(name, 0.0))]
+
+    def require_finite(self, metrics):
+        bad = self.not_finite(metrics)
         if bad:
             raise NonFiniteError(
-                f"the validation metric {bad[0]} is {metrics[bad[0]]}; the model or its data is broken"
+                f"the validation metric {bad[0]} is {metrics[bad[0]]} before any edit; the model or its data is broken"
             )
-        return metrics
 
     def score_and_choose(self):
         """Gradients at the current weights, scores, new units. Leaves the gradients gathered in state.step."""
@@ -174,7 +191,7 @@ class _Loop:
         recorder.clear()
         sides = SIDES if s.round > 0 else SIDES[:2]  # the mismatch gradient is zero at the frozen weights
         gradients = self.record(recorder, sides, 0)
-        scores = recorder.scores(alpha=config.alpha, eps=config.eps)
+        scores = self.scores = recorder.scores(alpha=config.alpha, eps=config.eps)
         if s.round == 0:
             found = select(
                 scores,
@@ -207,9 +224,15 @@ class _Loop:
         for side in sides:
             if inner and not weights[side]:
                 continue
-            with getattr(recorder, side)():
-                draw = s.round * config.inner_steps + inner
-                self.losses[side] = backward_all(self.task.losses(side, draw, config.seed), side)
+            draw = s.round * config.inner_steps + inner
+            try:
+                with getattr(recorder, side)(), same_for_any_threads():
+                    self.losses[side] = backward_all(self.task.losses(side, draw, config.seed), side)
+            except RecordingError:
+                if not inner:
+                    raise
+                # A side that reaches the model need not reach these few units (a text-only retain loss, a vision
+                # layer): its term is then zero, as their status in the scores says.
         return {side: recorder.gradients(side) for side in sides if recorder.recorded(side)}
 
     def gradients(self, units, sides, inner):
@@ -255,17 +278,21 @@ class _Loop:
         search, seen = StepSearch(1.0, max_probes=self.config.max_probes), {}
         theta, direction = s.step.unit_norms()
         shares = {name: direction[name] / theta[name] if theta[name] else 0.0 for name in members}
-        try:
-            while any(shares.values()) and (scale := search.propose()) is not None:
+        while any(shares.values()) and (scale := search.propose()) is not None:
+            try:
                 s.step.apply(dict.fromkeys(members, scale))
-                seen[scale] = found = self.measure()
-                s.probes += 1
-                stable, met = self.judge.stable(found), self.judge.met(found)
-                search.tell(scale, stable=stable, met=met)
-                length = math.hypot(*(direction[n] for n in members)) / math.hypot(*(theta[n] for n in members))
-                yield Probed(s.round, label, scale * length, found, stable, met)
-        finally:
-            s.step.undo()
+                found = self.measure()
+            finally:
+                s.step.undo()
+            s.probes += 1
+            # A step so long that the metrics overflow is one that must not be taken, not the end of the run.
+            finite = not self.not_finite(found)
+            stable, met = finite and self.judge.stable(found), finite and self.judge.met(found)
+            if stable:
+                seen[scale] = found
+            search.tell(scale, stable=stable, met=met)
+            length = math.hypot(*(direction[n] for n in members)) / math.hypot(*(theta[n] for n in members))
+            yield Probed(s.round, label, scale * length, found, stable, met)
         best = search.best
         if best is not None and not self.judge.met(seen[best]):
             # Short of the target, leave later rounds something to spend: their share of the tolerance is not used now.
