@@ -33,16 +33,16 @@ class RunProgress:
 
     console: where to write; a live panel if it is a terminal, else one line an event worth telling. forget_metric,
     retain_metrics: the metrics to show. max_rounds, max_probes, forget_target: for "2 of 6". details: also a
-    line a probe.
+    line a probe. wait: show nothing before the first event, for callers with a progress of their own before it.
     """
 
     def __init__(self, console: Console | None = None, *, forget_metric="forget_accuracy",
                  retain_metrics=("retain_accuracy", "retrieval_stability"), forget_target=0.0, max_rounds=None,
-                 max_probes=None, details=False):  # fmt: skip
+                 max_probes=None, details=False, wait=False):  # fmt: skip
         self.console = console or Console(stderr=True)
         self.metrics = (forget_metric, *retain_metrics)
         self.forget_target, self.max_rounds, self.max_probes = forget_target, max_rounds, max_probes
-        self.details = details
+        self.details, self.wait = details, wait
         self.before, self.now, self.tried = {}, {}, {}
         self.round, self.units, self.unit, self.probe, self.stepped = -1, [], None, 0, None
         self.activity, self.began = "measuring the model as it is", time.perf_counter()
@@ -57,10 +57,14 @@ class RunProgress:
                    **options)  # fmt: skip
 
     def __enter__(self):
-        if self.console.is_terminal:
+        if not self.wait:
+            self._start()
+        return self
+
+    def _start(self):
+        if self.console.is_terminal and self._live is None:
             self._live = Live(get_renderable=self._panel, console=self.console, refresh_per_second=8, transient=True)
             self._live.start()
-        return self
 
     def __exit__(self, *exc_info):
         if self._live is not None:
@@ -76,6 +80,7 @@ class RunProgress:
     # -- events
 
     def _RunStarted(self, event: events.RunStarted):
+        self._start()
         self.before = self.now = event.before
         start = f"start     {self._values(event.before)}; {event.units} units to choose from"
         if event.resumed:
@@ -126,6 +131,9 @@ class RunProgress:
 
     def _RunEnded(self, event: events.RunEnded):
         self.now, self.activity = event.after, "measuring on test"
+        if self.wait and self._live is not None:
+            self._live.stop()
+            self._live = None
         totals = event.totals
         spent = f" ({totals['rounds']} rounds, {totals['probes']} probes, {totals['seconds']:.1f} s)" if totals else ""
         self._say(f"end       {event.message}{spent}", style="bold")

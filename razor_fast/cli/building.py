@@ -2,29 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from ..data import Part, Parts, given_parts, make_parts, open_source, split_by_concept
-from ..errors import RunDirectoryError
 from ..families.clip import ClipTask
 from ..families.loading import LoadedClip, check_clip, load_clip
 from ..run_config import PART_NAMES, RunConfig
 
-__all__ = ["build_parts", "build_task", "check_output", "check_paths", "open_sources"]
-
-
-def check_output(path: Path) -> None:
-    """Raises RunDirectoryError for a folder that is neither new, nor empty, nor a run's; RunDirectory checks more."""
-    if not path.exists():
-        return
-    if not path.is_dir():
-        raise RunDirectoryError(f"{path} is a file; give a folder for the run (--output)")
-    inside = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
-    if inside and "config.json" not in inside:
-        raise RunDirectoryError(
-            f"{path} is not empty and is not the folder of a run (it holds {', '.join(inside[:3])}); choose a new "
-            "folder (--output), or empty this one"
-        )
+__all__ = ["build_parts", "build_task", "check_paths", "open_sources"]
 
 
 def check_paths(config: RunConfig):

@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from ..errors import ConfigError, RunDirectoryError
+from ..errors import ConfigError, RazorError, RunDirectoryError
 from ..run_config import load_run_config
 from .console import say, stderr, stdout
 
@@ -54,9 +54,9 @@ def run_unlearn(path: Path, overrides, output: Path | None, *, quiet=False, prob
             raise ConfigError(f"{path}: no folder for the run; give `output` in it, or --output DIR")
         output = Path(config.output)
     phase = _Phases(quiet)
-    from .building import check_output
+    from ..run_directory import check_run_folder
 
-    check_output(output)
+    resumes, existed = check_run_folder(output), output.exists()
     task, razor = _prepare(config, phase), config.razor_config()
     from ..methods.razor import unlearn
     from ..progress import RunProgress
@@ -68,17 +68,36 @@ def run_unlearn(path: Path, overrides, output: Path | None, *, quiet=False, prob
     except KeyboardInterrupt:
         _say_interrupted(output)
         raise typer.Exit(130) from None
-    if report:
-        with phase("writing the report"):
-            _write_report(output, output / "report.html")
+    except RazorError:
+        if not resumes:
+            _remove_begun(output, existed)
+        raise
     out = stdout()
     say(out, f"{config.concept}: {outcome.message}", "bold green" if outcome.outcome in _GOOD else "bold yellow")
     if not quiet:
         out.print(metrics_table(outcome.metrics, task))
     _say_files(out, output, outcome)
+    if report:
+        try:
+            with phase("writing the report"):
+                _write_report(output, output / "report.html")
+        except RazorError as error:  # the run is done and saved: only its page is missing
+            say(stderr(), f"Warning: no report was written: {error}. `razor-fast report {output}` tries again", "yellow")
+        else:
+            say(out, f"report: {output / 'report.html'}")
 
 
 _GOOD = ("target_met", "already_met")
+
+
+def _remove_begun(output: Path, existed: bool) -> None:
+    """After a refusal, a folder that was made for this run and holds no finished round goes again."""
+    inside = {entry.name for entry in output.iterdir()} if output.is_dir() else set()
+    if output.is_dir() and inside <= {"config.json", "log.jsonl"}:
+        for name in inside:
+            (output / name).unlink()
+        if not existed:
+            output.rmdir()
 
 
 def _say_interrupted(output: Path) -> None:
@@ -89,7 +108,8 @@ def _say_interrupted(output: Path) -> None:
         from ..run_directory import read_log
 
         rounds = sum(record["event"] == "RoundEnded" for record in read_log(log))
-    kept = f"{rounds} finished rounds are kept" if rounds else "no round was finished"
+    some = "1 finished round is kept" if rounds == 1 else f"{rounds} finished rounds are kept"
+    kept = some if rounds else "No round was finished, so nothing is kept"
     script = Path(sys.argv[0]).name == "razor-fast"
     command = shlex.join(["razor-fast", *sys.argv[1:]]) if script else "run the same command"
     say(stderr(), f"Interrupted. {kept} in {output}; no file of the model was touched. To go on: {command}", "yellow")
@@ -103,8 +123,6 @@ def _say_files(out, output: Path, outcome) -> None:
     say(out, f"edit:   {output / 'edit.safetensors'}  ({len(edit.manifest.units)} units, {edit.bytes:,} bytes, sha256 "
         f"{edit.sha256[:12]})")  # fmt: skip
     say(out, f"undo:   {output / 'edit.undo.safetensors'}  (brings back what was forgotten: keep it apart)")
-    if (output / "report.html").is_file():
-        say(out, f"report: {output / 'report.html'}")
 
 
 def metrics_table(metrics: dict, task) -> Table:
@@ -170,20 +188,30 @@ def _write_report(run: Path, html: Path) -> None:
     save_report(report_from_log(run), html, html.with_suffix(".json"))
 
 
+NUMERALS = dict(zip("0123456789", "zero one two three four five six seven eight nine".split()))
+
+
 def run_demo_clip(forget: str, seed: int, output: Path, seeds: int, cache: Path | None) -> None:
-    from .building import check_output
+    from ..run_directory import check_run_folder
 
     folders = [output] if seeds == 1 else [output / f"seed-{s}" for s in range(seed, seed + seeds)]
     for folder in folders:
-        check_output(folder)
+        check_run_folder(folder)
     from ..demo.clip import run_demo
+    from ..progress import RunProgress
 
+    forget = NUMERALS.get(forget.strip().lower(), forget.strip().lower())
     results = []
     for number_, folder in enumerate(folders):
         if seeds > 1:
             say(stderr(), f"seed {seed + number_} ({number_ + 1} of {seeds})", "bold")
         try:
-            results.append(run_demo(folder, forget=forget, seed=seed + number_, cache=cache, console=stdout()))
+            with RunProgress(stderr(), wait=True) as progress:
+                results.append(
+                    run_demo(
+                        folder, forget=forget, seed=seed + number_, cache=cache, console=stdout(), on_event=progress
+                    )
+                )
         except KeyboardInterrupt:
             say(stderr(), f"Interrupted. What is finished is in {output}; the same command goes on.", "yellow")
             raise typer.Exit(130) from None
