@@ -18,7 +18,9 @@ def scores(seed=0, blocks=4, heads=4):
     rows = []
 
     def row(unit, kind, tower, block, part, head=None):
-        phi = float(np.exp(rng.normal(-5, 1.2)) * (1 + (block or 0)) * (8 if unit in EDITED else 4 if unit in TRIED else 1))
+        phi = float(
+            np.exp(rng.normal(-5, 1.2)) * (1 + (block or 0)) * (8 if unit in EDITED else 4 if unit in TRIED else 1)
+        )
         status, cosine = "ok", float(np.tanh(rng.normal(0, 0.6)))
         if unit == "visual.class_embedding":
             phi, status, cosine = 0.0, "no forget gradient", 0.0
@@ -54,7 +56,11 @@ def _probe(unit, step, forget, retain, stability, stable, met=False):
 
 
 def rounds():
-    fc, head, dropped, text = (*(u for u in EDITED if u.startswith("visual")), *TRIED, "transformer.resblocks.3.attn.head.2")
+    fc, head, dropped, text = (
+        *(u for u in EDITED if u.startswith("visual")),
+        *TRIED,
+        "transformer.resblocks.3.attn.head.2",
+    )
     return [
         {"round": 0, "units": [fc, head, dropped], "metrics": _validation(0.31, 0.886, 0.985),
          "probes": [_probe(head, 0.1, 0.84, 0.889, 0.994, True), _probe(head, 0.2, 0.66, 0.888, 0.99, True),
@@ -92,8 +98,11 @@ def examples(seed=0):
     for side, labels in (("forget", [CONCEPT] * 4), ("retain", ["cat", "ship", "automobile", "frog"])):
         for label in labels:
             coarse = rng.integers(30, 225, (8, 8, 3), dtype=np.uint8)
-            before = [[f"a photo of a {label}", 0.312], ["a photo of an automobile" if label != "automobile" else "a photo of a truck", 0.274],
-                      ["a photo of a ship" if label != "ship" else "a photo of an airplane", 0.201]]
+            before = [
+                [f"a photo of a {label}", 0.312],
+                ["a photo of an automobile" if label != "automobile" else "a photo of a truck", 0.274],
+                ["a photo of a ship" if label != "ship" else "a photo of an airplane", 0.201],
+            ]
             after = before if side == "retain" else [before[1], before[2], ["a photo of a bird", 0.182]]
             found.append({"image": png_data_uri(np.kron(coarse, np.ones((4, 4, 1), dtype=np.uint8))), "side": side,
                           "truth": f"a photo of a {label}",
@@ -103,6 +112,7 @@ def examples(seed=0):
 
 def sample(**changes):
     """Fields of ReportData."""
+
     def test(forget, retain, stability, auc, **more):
         return {"forget_accuracy": forget, "retain_accuracy": retain, "retrieval_stability": stability,
                 "forget_alignment": 0.1 + 0.2 * forget, "retain_alignment": 0.291, "forget_margin": 0.2 * forget - 0.06,

@@ -56,7 +56,9 @@ def _image(value):
         raise ValueError("expected a data URI or base64 text; png_data_uri(image) makes one")
     prefix, _, body = value.rpartition(",")
     if prefix and not re.fullmatch(r"data:image/(png|jpeg|gif|webp);base64", prefix):
-        raise ValueError("expected an embedded data:image/png;base64 (or jpeg, gif, webp); png_data_uri(image) makes one")
+        raise ValueError(
+            "expected an embedded data:image/png;base64 (or jpeg, gif, webp); png_data_uri(image) makes one"
+        )
     try:
         start = base64.b64decode(body, validate=True)[:8]
     except (binascii.Error, ValueError):
@@ -189,6 +191,7 @@ class ReportData(_Part):
     columns: models on the test split, "original" first, then "unlearned", then references such as "retrained".
     scores: all units in round 0. before, rounds, targets: on the validation split. confusion: column name -> counts
     [true class][predicted class]. terms: metric -> how to show it, for metrics that the report does not know.
+    interval_name: what the intervals are, such as "95% Wilson interval".
 
     Raises ConfigError naming each field that does not fit, and how.
     """
@@ -212,6 +215,7 @@ class ReportData(_Part):
     totals: Plain = {}
     notes: list[str] = []
     terms: dict[str, Term] = {}
+    interval_name: str = "interval"
 
     def __init__(self, **fields):
         try:

@@ -33,7 +33,9 @@ def _records(path):
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError as error:
-        raise RunDirectoryError(f"{path} cannot be read ({error}); give the folder of a run, with its log.jsonl") from None
+        raise RunDirectoryError(
+            f"{path} cannot be read ({error}); give the folder of a run, with its log.jsonl"
+        ) from None
     records = []
     for line in lines:
         try:
@@ -46,7 +48,7 @@ def _records(path):
 
 
 def _from_events(records):
-    rounds, entry, scored, started, ended = {}, {}, None, None, None
+    rounds, scored, started, ended = {}, None, None, None
     for record in records:
         event, number = record["event"], record.get("round", -1)
         if event == "RunStarted":
@@ -54,7 +56,7 @@ def _from_events(records):
             rounds = {n: r for n, r in rounds.items() if n < record.get("resumed", 0)}
             ended = None
         elif event == "RoundStarted":
-            entry = rounds[number] = {"round": number, "units": [], "metrics": {}, "probes": [], "accepted": {}}
+            rounds[number] = {"round": number, "units": [], "metrics": {}, "probes": [], "accepted": {}}
         elif event == "RunEnded":
             ended = record
         elif event == "Scored":
@@ -120,7 +122,9 @@ def _from_result(path):
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise RunDirectoryError(f"{path} is not JSON ({error}); remove it, and the report is made of the log alone") from None
+        raise RunDirectoryError(
+            f"{path} is not JSON ({error}); remove it, and the report is made of the log alone"
+        ) from None
     found = {name: result[name] for name in _TAKEN if result.get(name)}
     if isinstance(result.get("outcome"), str):
         found["outcome"] = {"name": result["outcome"], "message": result.get("message", "")}

@@ -10,7 +10,8 @@ _TOWERS = {"visual": "visual", "vision_model": "visual", "vision_tower": "visual
            "text": "text", "text_model": "text", "text_projection": "text", "text_encoder": "text",
            "text_decoder": "multimodal", "language_model": "text"}  # fmt: skip
 _BLOCK = re.compile(
-    r"(?:^|\.)(?:resblocks|cross_attn|blocks|transformer_blocks|layers|layer\d*|block|h|stages)\.\d+\.(?:blocks\.\d+\.)?")
+    r"(?:^|\.)(?:resblocks|cross_attn|blocks|transformer_blocks|layers|layer\d*|block|h|stages)\.\d+\.(?:blocks\.\d+\.)?"
+)
 _HEAD = re.compile(r"^(?P<part>[a-z]+)\.(?P<head>\d+)$")
 
 
@@ -20,7 +21,9 @@ def places(units) -> dict[str, dict]:
     units: pairs (name, kind), in model order.
     """
     units = list(units)
-    flat_text = any(name.startswith("visual.") for name, _ in units) and any(name.startswith("transformer.") for name, _ in units)
+    flat_text = any(name.startswith("visual.") for name, _ in units) and any(
+        name.startswith("transformer.") for name, _ in units
+    )
     depth, found = {}, {}
     for name, kind in units:
         tower, rest = _tower(name, flat_text)

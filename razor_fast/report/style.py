@@ -27,9 +27,9 @@ body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.55 system-ui,
 "Helvetica Neue",Arial,"Liberation Sans",sans-serif;font-variant-numeric:lining-nums;overflow-wrap:break-word}
 main{max-width:62rem;margin:0 auto;padding:2.5rem 1.25rem 4rem}
 h1,h2,.verdict p:first-of-type{font-family:"Iowan Old Style","Palatino Linotype",Palatino,"Book Antiqua",Charter,Georgia,
-"Liberation Serif",serif;font-weight:600;line-height:1.25;text-wrap:balance}
+"Liberation Serif",serif;font-weight:600;line-height:1.25;text-wrap:pretty}
 h1{font-size:2rem;margin:0 0 .5rem}
-h2{font-size:1.35rem;margin:3rem 0 .75rem;padding-top:.75rem;border-top:1px solid var(--rule)}
+h2{font-size:1.35rem;margin:2.5rem 0 .75rem;padding-top:.75rem;border-top:1px solid var(--rule)}
 h3{font-size:1rem;line-height:1.3;margin:1.75rem 0 .5rem}
 h4{font-size:.875rem;line-height:1.3;margin:0 0 .35rem;font-weight:600}
 p{margin:0 0 .75rem;max-width:44rem}
@@ -52,8 +52,10 @@ nav{margin-top:1.25rem;font-size:.875rem;display:flex;flex-wrap:wrap;gap:.25rem 
 .keys dd{font-size:1.5rem;line-height:1.3;font-variant-numeric:lining-nums tabular-nums}
 .keys small{font-size:.8125rem;color:var(--muted);display:block}
 .scroll{overflow-x:auto}
-table{border-collapse:collapse;font-size:.875rem;line-height:1.4;font-variant-numeric:lining-nums tabular-nums;margin:.25rem 0 1rem}
-caption{text-align:left;font-size:.8125rem;padding-bottom:.5rem;max-width:44rem}
+table{border-collapse:collapse;font-size:.875rem;line-height:1.4;font-variant-numeric:lining-nums tabular-nums;
+margin:.25rem 0 1rem}
+caption{text-align:left;font-size:.8125rem;padding-bottom:.5rem}
+caption span{display:block;max-width:min(44rem,calc(100vw - 2rem))}
 th,td{padding:.35rem .9rem .35rem 0;text-align:left;vertical-align:baseline}
 th:last-child,td:last-child{padding-right:0}
 thead th{font-weight:600;border-bottom:1px solid var(--ink);vertical-align:bottom}
@@ -73,22 +75,25 @@ tbody tr{border-bottom:1px solid var(--rule)}
 figure{margin:0}
 figcaption{font-size:.8125rem;line-height:1.45;max-width:44rem}
 svg{display:block;max-width:100%;height:auto;overflow:visible;stroke-linejoin:round;font-family:inherit}
-.panels{display:flex;flex-wrap:wrap;gap:1.5rem 2.5rem;align-items:flex-start;margin:.5rem 0 .75rem}
-.panels figure{max-width:100%}
-.examples{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(19rem,100%),1fr));gap:1.25rem 2rem;list-style:none;
-padding:0;margin:0 0 1rem;max-width:none}
-.examples li{display:flex;gap:.9rem;align-items:flex-start;margin:0;min-width:0;break-inside:avoid}
+.panels{display:flex;flex-wrap:wrap;gap:1.5rem 2rem;align-items:flex-start;margin:.5rem 0 .75rem}
+.panels figure,.panels>div{max-width:100%}
+.towers h3{margin-top:.75rem}
+.towers{column-gap:2rem}
+.towers .panels{margin:0;column-gap:1.25rem}
+.examples{list-style:none;padding:0;margin:0 0 1rem;max-width:none}
+.examples li{display:flex;gap:1.1rem;align-items:flex-start;margin:0;padding:.75rem 0;
+border-top:1px solid var(--rule);break-inside:avoid}
 .examples img{width:96px;height:96px;object-fit:contain;image-rendering:pixelated;flex:none;background:var(--wash)}
-.examples div{min-width:0;font-size:.8125rem;line-height:1.4}
-.examples p{margin:0 0 .3rem;font-size:.875rem}
-.examples dl{margin:0}
-.examples dd{margin:0 0 .35rem}
+.said{flex:1;min-width:0;font-size:.8125rem;line-height:1.4}
+.said p{margin:0 0 .25rem;font-size:.875rem}
+.said dl{margin:0;display:grid;grid-template-columns:repeat(auto-fit,minmax(min(10.5rem,100%),1fr));gap:.35rem 1.75rem}
 .examples dd span{display:flex;justify-content:space-between;gap:.75rem}
 .examples dd b,.examples dd i{min-width:0;font-style:normal}
 .examples dd span>:last-child{color:var(--muted);font-variant-numeric:tabular-nums}
 .facts{display:grid;grid-template-columns:max-content 1fr;gap:.3rem 1.5rem;font-size:.875rem;margin:.5rem 0 1rem}
 .facts dd{min-width:0;overflow-wrap:anywhere}
 code{font:.9em/1.4 ui-monospace,SFMono-Regular,Menlo,Consolas,"Liberation Mono",monospace;overflow-wrap:anywhere}
+table code{overflow-wrap:normal}
 details{margin:.5rem 0 1rem}
 summary{cursor:pointer;font-size:.875rem;color:var(--keep)}
 details[open]>summary{margin-bottom:.5rem}
@@ -99,7 +104,16 @@ h1{font-size:1.6rem}
 .verdict{margin-left:-1rem;margin-right:-1rem;padding:1rem}
 .verdict p:first-of-type{font-size:1.125rem}
 .keys{grid-template-columns:1fr 1fr}
-.metrics tr.value>*{font-size:.875rem}
+.metrics,.metrics caption,.metrics tbody,.metrics tr,.metrics .note td{display:block}
+.metrics thead{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}
+.metrics tr.value{display:grid;grid-template-columns:repeat(3,1fr);gap:.4rem .75rem;padding-top:.7rem}
+.metrics tr.value>*{padding:0;text-align:left}
+.metrics tr.value th{grid-column:1/-1}
+.metrics th small{display:inline;margin-left:.5rem}
+.metrics td[data-column]::before{content:attr(data-column);display:block;font-size:.75rem;line-height:1.3;
+color:var(--muted);font-weight:400}
+.metrics td[data-column]:empty{display:none}
+.metrics .note td{padding-top:.4rem}
 th,td{padding-right:.6rem}
 .facts{grid-template-columns:1fr;gap:0}
 .facts dd{margin-bottom:.6rem}
@@ -109,7 +123,9 @@ body{font-size:10pt}
 main{max-width:none;padding:0}
 nav{display:none}
 h2,h3,h4,figcaption,caption{break-after:avoid}
-figure,tr,.verdict,.keys{break-inside:avoid}
+figure,tr,.metrics tbody,.verdict,.keys{break-inside:avoid}
+.keys{grid-template-columns:repeat(auto-fit,minmax(6rem,1fr))}
+.long{display:none}
 .verdict,svg,img{print-color-adjust:exact;-webkit-print-color-adjust:exact}
 details::details-content{content-visibility:visible;block-size:auto}
 .scroll{overflow:visible}
@@ -125,7 +141,9 @@ def _mix(anchors, levels):
         place = level / (levels - 1) * (len(points) - 1)
         index = min(int(place), len(points) - 2)
         share = place - index
-        colours.append("#" + "".join(f"{round(a + share * (b - a)):02x}" for a, b in zip(points[index], points[index + 1])))
+        colours.append(
+            "#" + "".join(f"{round(a + share * (b - a)):02x}" for a, b in zip(points[index], points[index + 1]))
+        )
     return colours
 
 

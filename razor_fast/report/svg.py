@@ -6,17 +6,19 @@ The bytes depend on the drawing alone: ids are salted, dates and comments are le
 
 from __future__ import annotations
 
+import functools
 import importlib
 import io
 import logging
 import re
 import warnings
+from dataclasses import dataclass
 
 from ..errors import RazorError
 from .words import clean, esc
 
 __all__ = ["MissingPackageError", "INK", "MUTED", "RULE", "PAPER", "FORGET", "KEEP", "KEEP2", "RAMP", "LEVELS", "Canvas",
-           "figure", "render", "shade", "ink_on", "text_width", "shorten"]  # fmt: skip
+           "Figure", "drawn", "figure", "render", "shade", "ink_on", "text_width", "shorten"]  # fmt: skip
 
 LEVELS = 16
 _NAMES = ("ink", "muted", "rule", "paper", "forget", "keep", "keep2", "low", "high")
@@ -46,6 +48,15 @@ def figure(width, height):
     return matplotlib().figure.Figure(figsize=(width / 72, height / 72), dpi=72)
 
 
+@dataclass(frozen=True)
+class Figure:
+    """title: plain text. note: what else to say under it, or ""."""
+
+    title: str
+    svg: str
+    note: str = ""
+
+
 class Canvas:
     """Rectangles and text in CSS pixels, the origin at the top left."""
 
@@ -57,52 +68,66 @@ class Canvas:
         self.axes.set_xlim(0, width)
         self.axes.set_ylim(height, 0)
         self.titles = []
+        self._rectangle = importlib.import_module("matplotlib.patches").Rectangle
 
     def rectangle(self, x, y, width, height, fill="none", *, edge="none", line=0.0, dashed=False, title=None):
         """`title` is what a pointer resting on the rectangle shows."""
-        patches = importlib.import_module("matplotlib.patches")
-        patch = patches.Rectangle((x, y), width, height, facecolor=fill, edgecolor=edge, linewidth=line,
+        patch = self._rectangle((x, y), width, height, facecolor=fill, edgecolor=edge, linewidth=line,
                                   linestyle=(0, (2.2, 1.6)) if dashed else "-", joinstyle="miter")  # fmt: skip
         patch.set_clip_on(False)
         if title is not None:
             patch.set_gid(f"titled-{len(self.titles)}")
             self.titles.append(title)
-        self.axes.add_patch(patch)
+        self.axes.add_artist(patch)  # add_patch would measure it too, at three times the cost
 
     def text(self, x, y, text, *, size=11, anchor="left", colour=INK, bold=False, turned=False):
-        """`y` is the middle of the line (of the baseline side when turned by 90 degrees)."""
-        if turned:
-            self.axes.text(x + 0.36 * size, y, clean(text), size=size, ha="left" if anchor == "left" else anchor, va="baseline",
-                           color=colour, rotation=90, rotation_mode="anchor", weight="bold" if bold else "normal")  # fmt: skip
-        else:
-            self.axes.text(x, y + 0.36 * size, clean(text), size=size, ha=anchor, va="baseline", color=colour,
-                           weight="bold" if bold else "normal")
-
-    def line(self, xs, ys, colour=RULE, width=1.0):
-        self.axes.plot(xs, ys, color=colour, linewidth=width, clip_on=False)
+        """(x, y) is the middle of the line's height at its anchor; turned text reads upwards."""
+        drop = 0.36 * size
+        place = (
+            {"x": x + drop, "y": y, "rotation": 90, "rotation_mode": "anchor"} if turned else {"x": x, "y": y + drop}
+        )
+        self.axes.text(s=clean(text), size=size, ha=anchor, va="baseline", color=colour,
+                       weight="bold" if bold else "normal", **place)  # fmt: skip
 
     def svg(self, label, salt):
         return render(self.figure, label, salt, self.titles)
 
 
-def settings(salt):
-    return {
-        "svg.fonttype": "none", "svg.hashsalt": salt, "text.parse_math": False, "font.size": 11, "font.family": "sans-serif",
-        "axes.unicode_minus": True, "axes.formatter.use_mathtext": False, "axes.formatter.useoffset": False, "path.simplify": False,
-    }  # fmt: skip
+SETTINGS = {
+    "svg.fonttype": "none", "text.parse_math": False, "font.size": 11, "axes.formatter.use_mathtext": False,
+    "axes.formatter.useoffset": False, "path.simplify": False,
+}  # fmt: skip
 
 
-def render(drawn, label, salt, titles=()):
+def drawn(function):
+    """Run a drawing function under fixed settings, whatever the program around it has set."""
+
+    @functools.wraps(function)
+    def under_settings(*args, **options):
+        module = matplotlib()
+        with module.rc_context():
+            module.rcdefaults()
+            module.rcParams.update(SETTINGS)
+            return function(*args, **options)
+
+    return under_settings
+
+
+def render(picture, label, salt, titles=()):
     """The figure as one line of inline SVG. label: its text alternative. salt: tells the ids of figures apart."""
     out = io.StringIO()
-    with matplotlib().rc_context(settings(salt)), warnings.catch_warnings():
+    with matplotlib().rc_context({"svg.hashsalt": salt}), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # glyphs that matplotlib's own font lacks: the reader's font draws them
         logger = logging.getLogger("matplotlib.font_manager")
         level = logger.level
         logger.setLevel(logging.ERROR)
         try:
-            drawn.savefig(out, format="svg", transparent=True,
-                          metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+            picture.savefig(
+                out,
+                format="svg",
+                transparent=True,
+                metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
+            )
         finally:
             logger.setLevel(level)
     text = out.getvalue()
@@ -114,13 +139,8 @@ def render(drawn, label, salt, titles=()):
     text = text.replace("xlink:href", "href")
     for index, title in enumerate(titles):
         text = text.replace(f'<g id="titled-{index}">', f"<g><title>{esc(title)}</title>", 1)
-    used = set(re.findall(r'url\(#([^)]+)\)|href="#([^"]+)"', text))
-    used = {name for pair in used for name in pair if name}
-    text = re.sub(r' id="([^"]*)"', lambda m: m[0] if m[1] in used else "", text)
-    text = re.sub(r'style="([^"]*)"', _style, text)
-    text = re.sub(r' (d|x|y|width|height|transform)="([^"]*)"', _coordinates, text)
-    text = re.sub(r"#0a0b([0-9a-f]{2})", lambda m: f"var(--{_NAMES[int(m[1], 16)]})", text)
-    text = re.sub(r"#0a0c([0-9a-f]{2})", lambda m: f"var(--ramp{int(m[1], 16)})", text)
+    used = {name for pair in re.findall(r'url\(#([^)]+)\)|href="#([^"]+)"', text) for name in pair}
+    text = re.sub(r"<[^>]+>", lambda match: _tag(match[0], used), text)  # what stands between tags is a reader's text
     text = re.sub(r">\s+<", "><", text)
     text = re.sub(r"<g>(<(?:path|text|use)[^>]*/>)</g>", r"\1", text)
     text = re.sub(r"<g>(<text[^>]*>[^<]*</text>)</g>", r"\1", text)
@@ -128,6 +148,15 @@ def render(drawn, label, salt, titles=()):
     head = (f'<svg role="img" aria-label="{esc(label)}" viewBox="0 0 {width} {height}" '
             f'style="width:{float(width):.0f}px">')  # fmt: skip
     return head + body
+
+
+def _tag(tag, used):
+    """One tag with short numbers, the page's colours, and no id that nothing refers to."""
+    tag = re.sub(r' id="([^"]*)"', lambda m: m[0] if m[1] in used else "", tag)
+    tag = re.sub(r'style="([^"]*)"', _style, tag)
+    tag = re.sub(r' (d|x|y|width|height|transform)="([^"]*)"', _coordinates, tag)
+    tag = re.sub(r"#0a0b([0-9a-f]{2})", lambda m: f"var(--{_NAMES[int(m[1], 16)]})", tag)
+    return re.sub(r"#0a0c([0-9a-f]{2})", lambda m: f"var(--ramp{int(m[1], 16)})", tag)
 
 
 def _style(match):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from . import words
 from .data import ReportData
 
-__all__ = ["Verdict", "judge", "forget_metric", "kept_metrics", "reference_columns"]
+__all__ = ["Verdict", "judge", "fell_too_far", "forget_metric", "kept_metrics", "reference_columns"]
 
 TINY = 1e-9
 
@@ -71,28 +71,25 @@ def judge(data: ReportData) -> Verdict:
              "max_rounds": "bad"}.get(name, "none")  # fmt: skip
     if state == "good" and problems:
         state, label = "mixed", "Target met on validation, not in full on test"
+    elif state == "good" and (unlearned is None or unlearned.metrics.get(metric) is None):
+        state, label = "mixed", "Target met on validation, test not measured"
     return Verdict(state, label, (_opening(data, name, concept, bool(problems)), *facts, *_effort(data)))
 
 
 def _opening(data, name, concept, problems):
-    model = words.clean(data.request.model)
-    where = f" in {model}" if model else ""
+    end = "but the test split does not fully agree." if problems else "within the tolerances set for everything else."
     opening = {
-        "target_met": f"{concept} was removed{where}: the forget target was reached within the tolerances on the "
-                      "validation split.",
-        "already_met": f"The model met the forget target for {concept} before any edit. It was not changed.",
-        "no_progress": f"{concept} was not removed{where} to the target: further rounds stopped helping. The best state "
-                       "within the tolerances is kept.",
-        "max_rounds": f"{concept} was not removed{where} to the target in the rounds allowed. The best state within the "
-                      "tolerances is kept.",
-        "no_unit": f"No part of the model could be found that carries {concept}. The model was not changed.",
-        "": f"The run to remove {concept}{where} has not ended. What follows is what it has logged so far.",
+        "target_met": f"The target for forgetting {concept} was met on the validation split, {end}",
+        "already_met": f"The model met the target for forgetting {concept} before any edit. It was not changed.",
+        "no_progress": f"The target for forgetting {concept} was not met: further rounds stopped helping. The best state "
+                       "within the tolerances was kept.",
+        "max_rounds": f"The target for forgetting {concept} was not met in the rounds allowed. The best state within the "
+                      "tolerances was kept.",
+        "no_unit": f"No part of the model was found to carry {concept}. The model was not changed.",
+        "": f"The run to forget {concept} has not ended. What follows is what it has logged so far.",
     }.get(name)  # fmt: skip
     if opening is None:
-        message = words.clean(data.outcome.message)
-        opening = f"The run to remove {concept}{where} ended: {message or 'no message was given'}."
-    if problems and name == "target_met":
-        opening = opening.replace("was removed", "was edited out").removesuffix(".") + ", but the test split does not fully agree."
+        opening = f"The run to forget {concept} ended: {words.clean(data.outcome.message) or 'no message was given'}."
     return opening
 
 
@@ -100,10 +97,11 @@ def _forgetting(data, metric, concept, original, unlearned):
     entry = words.term(data, metric)
     new, old = unlearned.metrics.get(metric), original.metrics.get(metric) if original else None
     if metric == "forget_accuracy" and new is not None:
-        text = f"On test images that the search never saw, the model names {concept} correctly in {_with_interval(unlearned, metric, entry)} of cases"
+        text = f"On test images that the search never saw, the model names {concept} correctly in "
+        text += f"{_with_interval(data, unlearned, metric, entry)} of cases"
         text += f"; before the edit it was {words.value(old, entry.kind)}" if old is not None else ""
     else:
-        text = f"On the test split, {entry.label.lower()} is {_with_interval(unlearned, metric, entry)}"
+        text = f"On the test split, {entry.label.lower()} is {_with_interval(data, unlearned, metric, entry)}"
         text += f", {words.value(old, entry.kind)} before the edit" if old is not None else ""
     for column in data.columns:
         if column not in (original, unlearned) and column.metrics.get(metric) is not None:
@@ -111,11 +109,12 @@ def _forgetting(data, metric, concept, original, unlearned):
     return text + "."
 
 
-def _with_interval(column, metric, entry):
+def _with_interval(data, column, metric, entry):
     text = words.value(column.metrics.get(metric), entry.kind)
     low, high = column.intervals.get(metric, (None, None))
     if low is not None and high is not None:
-        text += f" (interval {words.value(low, entry.kind)} to {words.value(high, entry.kind)})"
+        name = words.clean(data.interval_name)
+        text += f" ({name} {words.value(low, entry.kind)} to {words.value(high, entry.kind)})"
     return text
 
 
@@ -138,16 +137,20 @@ def _problems(data, metric, original, unlearned):
         kind = words.term(data, metric).kind
         found.append(f"The target of at most {words.value(target, kind)} is not met on the test split.")
     for name, floor in data.targets.floors.items():
-        before, entry = data.before.get(name), words.term(data, name)
         new, old = unlearned.metrics.get(name), original.metrics.get(name) if original else None
-        if None in (floor, before, new, old):
-            continue
-        allowed = before - floor
-        if old - new > allowed + TINY:
+        if fell_too_far(data, name, old, new):
+            entry = words.term(data, name)
             found.append(
                 f"{entry.label} fell by {_drop(old - new, entry.kind)} on test, more than the "
-                f"{_drop(allowed, entry.kind)} allowed on validation.")  # fmt: skip
+                f"{_drop(data.before[name] - floor, entry.kind)} allowed on validation."
+            )
     return found
+
+
+def fell_too_far(data, name, old, new):
+    """Whether a kept metric fell further, from old to new, than its floor allowed on validation."""
+    before, floor = data.before.get(name), data.targets.floors.get(name)
+    return None not in (before, floor, old, new) and old - new > before - floor + TINY
 
 
 def _drop(number, kind):
@@ -175,11 +178,11 @@ def _effort(data):
     if isinstance(data.totals.get("seconds"), (int, float)):
         spent.append(words.seconds(data.totals["seconds"]))
     if spent:
-        text += (", and took " if text else "The run took ") + words.listing(spent)
+        text += ("; it took " if text else "The run took ") + words.listing(spent)
     if not text:
         return ()
     if data.edit is not None and data.edit.reverted_bit_for_bit:
-        text += "; undoing it was checked to restore the original weights bit for bit"
+        text += ". Undoing it was checked to restore the original weights bit for bit"
     if data.edit is not None and data.edit.reverted_bit_for_bit is False:
-        text += "; undoing it did NOT restore the original weights"
+        text += ". Undoing it did NOT restore the original weights"
     return (text + ".",)

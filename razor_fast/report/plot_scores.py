@@ -1,0 +1,234 @@
+"""The score map: every unit's phi in the first round, in the place where the unit sits. Calls svg.py to draw."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from . import svg, words
+from .data import ReportData
+from .svg import Figure
+
+__all__ = ["score_maps", "score_legend", "rounds_of_units"]
+
+MOST_COLUMNS = 32
+MOST_ROWS = 96
+MOST_LOOSE = 16
+
+
+def rounds_of_units(data: ReportData):
+    """(kept, tried): unit -> the round, counted from 1, in which it was added; tried: added, but not in the edit."""
+    added, kept = {}, set()
+    for entry in data.rounds:
+        for unit in entry.units:
+            added.setdefault(unit, entry.round + 1)
+        kept |= {unit for unit, step in entry.accepted.items() if step is None or step > 0}
+    if data.edit is not None:
+        kept = {unit.name for unit in data.edit.units}
+    return {u: added.get(u) for u in sorted(kept)}, {u: n for u, n in added.items() if u not in kept}
+
+
+class Scale:
+    """phi on a log scale over at most four decades below the highest: 0 to 1, or None where phi is 0 or unknown."""
+
+    def __init__(self, scores):
+        positive = [score.phi for score in scores if score.phi is not None and score.phi > 0]
+        self.high = max(positive, default=1.0)
+        self.low = max(min(positive, default=self.high), self.high * 1e-4)
+
+    def __call__(self, phi):
+        if phi is None or phi <= 0:
+            return None
+        if self.high <= self.low:
+            return 1.0
+        return max(0.0, math.log(phi / self.low) / math.log(self.high / self.low))
+
+
+@svg.drawn
+def score_maps(data: ReportData) -> dict[str, list[Figure]]:
+    """Tower -> its panels: heads as block x head, layers as block x part."""
+    scale, (kept, tried) = Scale(data.scores), rounds_of_units(data)
+    towers = {}
+    for score in sorted(data.scores, key=lambda score: score.tower != "visual"):
+        towers.setdefault(score.tower, []).append(score)
+    maps = {}
+    for tower, scores in towers.items():
+        panels = []
+        groups = {}
+        for score in scores:
+            if score.kind == "head":
+                module = score.unit.rsplit(f".{score.part}.", 1)[0] if score.part else score.unit
+                place = re.sub(r"(?<![^.])\d+(?![^.])", "#", module)
+                groups.setdefault((place, score.part), []).append((module, str(score.head), score))
+        for (place, part), group in groups.items():
+            title = {"head": "Heads", "kv": "Key and value heads"}.get(part, f"Heads ({part})" if part else "Heads")
+            if len({p for p, _ in groups}) > 1:
+                title += f" of {place.rpartition('.')[2]}"
+            panels.append(
+                _panel(
+                    title,
+                    f"{tower} {title}".strip(),
+                    "head",
+                    group,
+                    (),
+                    scale,
+                    kept,
+                    tried,
+                    f"heads-{tower}-{place}-{part}",
+                )
+            )
+        layers = [score for score in scores if score.kind == "layer"]
+        if layers:
+            cells, loose = _layers(layers)
+            panels.append(
+                _panel("Layers", f"{tower} layers".strip(), "", cells, loose, scale, kept, tried, f"layers-{tower}")
+            )
+        maps[tower] = panels
+    return maps
+
+
+def _row_labels(cells):
+    """Row -> label: block numbers where they tell the rows apart, else the ends of their names."""
+    blocks = {row: score.block for row, _, score in cells}
+    if None not in blocks.values() and len(set(blocks.values())) == len(blocks):
+        return {row: str(block) for row, block in blocks.items()}
+    return {row: row if len(row) <= 22 else "\u2026" + row[-21:] for row in blocks}
+
+
+def _layers(layers):
+    """Cells (row, column, score) of the blocks, a row each; what stands outside them; how much of that is left out."""
+    inside = [score for score in layers if score.block is not None]
+    loose = sorted((s for s in layers if s.block is None), key=lambda s: -(s.phi or 0))
+    order = {score.unit: index for index, score in enumerate(layers)}
+    dropped = max(0, len(loose) - MOST_LOOSE)
+    loose = sorted(loose[:MOST_LOOSE], key=lambda s: order[s.unit])
+    prefixes = {}
+    for score in inside:
+        end = score.unit.rfind(score.part) if score.part else -1
+        prefixes[score.unit] = score.unit[:end] if end > 0 else f"block {score.block}"
+    return [(prefixes[s.unit].strip("."), s.part, s) for s in inside], (loose, dropped)
+
+
+def _panel(title, spoken, across, cells, loose, scale, kept, tried, salt):
+    loose, dropped = loose or ((), 0)
+    rows = list(dict.fromkeys(row for row, _, _ in cells))
+    columns = list(dict.fromkeys(column for _, column, _ in cells))
+    notes = [f"{words.count(dropped, 'more unit')} outside the blocks: see the table"] if dropped else []
+    if len(columns) > MOST_COLUMNS:
+        best = {}
+        for _, column, score in cells:
+            best[column] = max(best.get(column, 0.0), score.phi or 0.0)
+        strongest = set(sorted(columns, key=lambda c: (-best[c], columns.index(c)))[:MOST_COLUMNS])
+        notes.append(f"{len(columns) - MOST_COLUMNS} columns with lower scores: see the table")
+        columns = [column for column in columns if column in strongest]
+    if len(rows) > MOST_ROWS:
+        notes.append(f"{len(rows) - MOST_ROWS} more rows: see the table")
+        rows = rows[:MOST_ROWS]
+    labels = _row_labels(cells)
+    size = min(20.0, max(9.0, math.floor(min(300 / max(1, len(columns)), max(13, 320 / max(1, len(rows)))))))
+    turned = any(not column.isdigit() and svg.text_width(column, 10) > size + 2 for column in columns)
+    left = max([svg.text_width(labels[row], 10) for row in rows] + [26]) + 8
+    above = max(svg.text_width(column, 10) for column in columns) + 8 if turned else 32
+    loose_height = 18
+    grid_height = len(rows) * size
+    below = (loose_height * len(loose) + 10) if loose else 0
+    loose_width = left + size + 8 + max([svg.text_width(_loose_label(s), 10) for s in loose] + [0])
+    width = max(left + len(columns) * size + 4, loose_width, 120)
+    top = above if rows else 4
+    canvas = svg.Canvas(width, top + grid_height + below + 4)
+    if rows:
+        canvas.text(
+            left - 6,
+            top - 8,
+            "block" if all(labels[r].isdigit() for r in rows) else "",
+            size=10,
+            anchor="right",
+            colour=svg.MUTED,
+        )
+        if not turned and across:
+            canvas.text(left + len(columns) * size / 2, 7, across, size=10, anchor="center", colour=svg.MUTED)
+    every = max(1, math.ceil(12 / size))
+    for index, row in enumerate(rows):
+        if index % every == 0:
+            canvas.text(left - 6, top + (index + 0.5) * size, labels[row], size=10, anchor="right", colour=svg.MUTED)
+    step = 1 if turned else max(1, math.ceil(max([svg.text_width(c, 10) + 3 for c in columns] + [0]) / size))
+    for index, column in enumerate(columns):
+        if index % step == 0:
+            canvas.text(left + (index + 0.5) * size, top - (4 if turned else 8), column, size=10,
+                        anchor="left" if turned else "center", colour=svg.MUTED, turned=turned)  # fmt: skip
+    row_of, column_of = {r: i for i, r in enumerate(rows)}, {c: i for i, c in enumerate(columns)}
+    places = [
+        (left + column_of[c] * size, top + row_of[r] * size, s) for r, c, s in cells if r in row_of and c in column_of
+    ]
+    start = top + grid_height + (10 if rows else 0)
+    places += [(left, start + index * loose_height, score) for index, score in enumerate(loose)]
+    for index, score in enumerate(loose):
+        canvas.text(
+            left + size + 7, start + index * loose_height + size / 2, _loose_label(score), size=10, colour=svg.MUTED
+        )
+    for x, y, score in places:
+        _cell(canvas, x, y, size, score, scale)
+    for x, y, score in places:
+        _outline(canvas, x, y, size, score, scale, kept, tried)
+    return Figure(title, canvas.svg(_spoken_map(spoken, [s for _, _, s in places], kept), salt), "; ".join(notes))
+
+
+def _loose_label(score):
+    return svg.shorten(score.part or score.unit, 26)
+
+
+def _cell(canvas, x, y, size, score, scale):
+    share = scale(score.phi)
+    title = f"{score.unit}: phi {words.plain(score.phi)}"
+    if score.cosine is not None and share is not None:
+        title += f", cosine {words.value(score.cosine, 'cosine')}"
+    if score.status not in ("ok", ""):
+        title += f", {score.status}"
+    fill = svg.PAPER if share is None else svg.shade(share)
+    canvas.rectangle(
+        x + 0.5, y + 0.5, size - 1, size - 1, fill, edge=svg.RULE if share is None else "none", line=0.6, title=title
+    )
+
+
+def _outline(canvas, x, y, size, score, scale, kept, tried):
+    if score.unit not in kept and score.unit not in tried:
+        return
+    dashed = score.unit in tried
+    canvas.rectangle(x, y, size, size, edge=svg.FORGET, line=1.4 if dashed else 2.2, dashed=dashed)
+    number = tried[score.unit] if dashed else kept[score.unit]
+    if number is not None and size >= 12:
+        canvas.text(x + size / 2, y + size / 2, str(number), size=9.5, anchor="center", bold=not dashed,
+                    colour=svg.ink_on(scale(score.phi) or 0.0))  # fmt: skip
+
+
+def _spoken_map(spoken, scores, kept):
+    best = max(scores, key=lambda s: s.phi or 0.0)
+    chosen = [score.unit for score in scores if score.unit in kept]
+    text = f"Score map, {spoken}: {words.count(len(scores), 'unit')}; "
+    text += f"highest phi {words.plain(best.phi)} at {best.unit}. "
+    return text + (f"Edited: {words.listing(chosen)}." if chosen else "None of them was edited.")
+
+
+@svg.drawn
+def score_legend(data: ReportData) -> str:
+    """The scale of phi and the outlines."""
+    scale, (kept, tried) = Scale(data.scores), rounds_of_units(data)
+    canvas = svg.Canvas(330, 54)
+    step, left = 8, 66
+    canvas.text(left - 6, 10, words.plain(scale.low, 2), size=10, anchor="right", colour=svg.MUTED)
+    for level in range(svg.LEVELS):
+        canvas.rectangle(left + level * step, 4, step, 12, svg.RAMP[level])
+    canvas.text(
+        left + svg.LEVELS * step + 6, 10, f"{words.plain(scale.high, 2)}  phi, log scale", size=10, colour=svg.MUTED
+    )
+    x = 2
+    for shown, dashed, label in ((kept, False, "edited, with its round"), (tried, True, "tried, not kept")):
+        if shown:
+            canvas.rectangle(x, 32, 14, 14, edge=svg.FORGET, line=1.4 if dashed else 2.2, dashed=dashed)
+            canvas.text(x + 20, 39, label, size=10, colour=svg.MUTED)
+            x += 30 + svg.text_width(label, 10)
+    if any(scale(score.phi) is None for score in data.scores):
+        canvas.rectangle(x, 32, 14, 14, svg.PAPER, edge=svg.RULE, line=0.8)
+        canvas.text(x + 20, 39, "score 0", size=10, colour=svg.MUTED)
+    label = f"Legend: phi from {words.plain(scale.low, 2)} (light) to {words.plain(scale.high, 2)} on a log scale"
+    return canvas.svg(label, "legend")
