@@ -1,0 +1,571 @@
+"""The loop, on a task small enough to follow every event of it."""
+
+import gc
+import math
+from dataclasses import fields
+
+import pytest
+import torch
+from toy import ToyModel, ToyTask, model_bytes
+
+from razor_fast import events as ev
+from razor_fast.config import RazorConfig
+from razor_fast.errors import ConfigError, FrozenParameterError, ModelError, NonFiniteError
+from razor_fast.growth import unlearn_events
+from razor_fast.units import find_units
+
+MIXED = dict(knows=(1.0, 1.0, 0.9, 0.8, 0.7, 0.0), hurts=(0.2, 0.2, 0.1, 0.1, 0.1, 0.1))
+# a run of six rounds: steps accepted and rejected, two units edited, others tried and dropped
+LONG = dict(inner_steps=2, max_probes=5, initial_units=1, retain_tolerance=0.04)
+SHORT = LONG | dict(retain_tolerance=0.3)  # meets its target in the first round
+
+
+def mixed(dtype=torch.float32, **options):
+    return ToyTask(ToyModel(6, dtype), **(MIXED | options))
+
+
+def run(task, watch=None, units=None, **options):
+    found = []
+    for event in unlearn_events(task, RazorConfig(**options), units=units):
+        found.append(event)
+        if watch is not None:
+            watch(event)
+    return found
+
+
+def of(kind, events):
+    return [event for event in events if type(event) is kind]
+
+
+def last_accepted(events):
+    return next((e.metrics for e in reversed(events) if type(e) is ev.StepAccepted), events[0].before)
+
+
+def names(events):
+    return [type(event).__name__ for event in events]
+
+
+# -- how a run ends
+
+
+def test_target_met_in_one_round():
+    task = mixed()
+    before = model_bytes(task.model)
+    found = run(task, **SHORT)
+    end = found[-1]
+    assert (end.outcome, end.units, end.round) == ("target_met", ["blocks.2.weight"], 1)
+    assert end.after["known"] == 0 and end.before["known"] == 1 and end.after["close"] >= 0.7
+    assert task.evaluate("validation") == end.after
+    after = model_bytes(task.model)
+    assert {name for name in before if before[name] != after[name]} == {"blocks.2.weight"}
+
+
+def test_already_met_changes_nothing():
+    task = mixed()
+    before = model_bytes(task.model)
+    found = run(task, forget_target=1.0)
+    assert names(found) == ["RunStarted", "RunEnded"]
+    assert (found[-1].outcome, found[-1].units, found[-1].totals["probes"]) == ("already_met", [], 0)
+    assert found[-1].before == found[-1].after == task.evaluate("validation")
+    assert model_bytes(task.model) == before
+
+
+@pytest.mark.parametrize("rounds", [1, 2, 5])
+def test_unreachable_target_keeps_the_best_state_of_max_rounds(rounds):
+    task = mixed()
+    found = run(task, **LONG, forget_target=-1, max_rounds=rounds)
+    end = found[-1]
+    assert end.outcome == "max_rounds" and end.totals["rounds"] == rounds == len(of(ev.RoundEnded, found))
+    assert str(rounds) in end.message
+    assert end.after == last_accepted(found) == task.evaluate("validation")
+    assert end.after["margin"] < end.before["margin"] and end.after["close"] >= 0.96
+
+
+@pytest.mark.parametrize("patience", [1, 2, 3])
+def test_no_progress_after_patience_rounds(patience):
+    task = mixed()
+    before = model_bytes(task.model)
+    found = run(task, **(LONG | dict(retain_tolerance=0)), patience=patience)
+    assert found[-1].outcome == "no_progress" and found[-1].totals["rounds"] == patience
+    assert len(of(ev.StepRejected, found)) == patience and not of(ev.StepAccepted, found)
+    assert [e.helped for e in of(ev.RoundEnded, found)] == [False] * patience
+    assert model_bytes(task.model) == before and found[-1].after == found[-1].before
+
+
+def test_patience_counts_rounds_in_a_row():
+    # round 3 of this run is rejected and round 4 helps again: with patience 2 it goes on to the last round
+    found = run(mixed(), **LONG)
+    helped = [e.helped for e in of(ev.RoundEnded, found)]
+    assert helped == [True, True, True, False, True, True] and found[-1].outcome == "max_rounds"
+    assert len(of(ev.RoundEnded, run(mixed(), **LONG, patience=1))) == 4
+
+
+def test_units_used_up_end_as_no_progress_and_say_so():
+    task = mixed()
+    found = run(task, **(LONG | dict(retain_tolerance=0, initial_units=5)), grow=False, patience=4)
+    assert found[-1].outcome == "no_progress" and "no unit is left" in found[-1].message
+    assert found[-1].units == []
+
+
+def test_no_unit_with_a_forget_gradient():
+    task = ToyTask(knows=(0.0, 0.0), hurts=(0.5, 0.5))
+    task.line = {part: torch.full_like(line, -1.0) for part, line in task.line.items()}  # known all the same
+    before = model_bytes(task.model)
+    found = run(task)
+    assert names(found) == ["RunStarted", "RoundStarted", "Scored", "UnitsChosen", "RunEnded"]
+    assert found[-1].outcome == "no_unit" and "no unit has a forget gradient" in found[-1].message
+    assert found[2].counts == {"no forget gradient": 2}
+    assert model_bytes(task.model) == before
+
+
+def test_a_threshold_above_every_phi_says_so():
+    found = run(mixed(), initial_units=None, threshold=1e9)
+    assert found[-1].outcome == "no_unit" and "threshold 1000000000.0" in found[-1].message
+
+
+def test_units_of_a_model_without_any_left():
+    with pytest.raises(ModelError):
+        run(mixed(), include=("blocks.*",), exclude=("blocks.*",))
+    with pytest.raises(ModelError, match="no unit"):
+        run(task := mixed(), units=find_units(task.model).subset([]))
+
+
+# -- choosing
+
+
+def test_first_units_by_count_threshold_and_cap():
+    def first(**options):
+        return of(ev.UnitsChosen, run(mixed(), **(LONG | dict(max_rounds=1, initial_units=None) | options)))[0].names
+
+    scored = of(ev.Scored, run(mixed(), **LONG, max_rounds=1))[0]
+    ranked = sorted(scored.rows, key=lambda row: -row.phi)
+    assert first(initial_units=2) == [row.unit for row in ranked[:2]]
+    between = (ranked[2].phi + ranked[3].phi) / 2
+    assert first(threshold=between) == [row.unit for row in ranked[:3]]
+    assert first(threshold=between, max_initial_units=2) == [row.unit for row in ranked[:2]]
+    assert first() == ["blocks.2.weight"]  # auto: none stands out, so the best alone
+    assert scored.rows[0].unit == "blocks.0.weight" and len(scored.rows) == 6
+
+
+def test_growth_adds_the_best_unit_on_updated_weights():
+    found = run(mixed(), **LONG)
+    chosen = [e.names for e in of(ev.UnitsChosen, found)]
+    assert all(len(names) == 1 for names in chosen[:5]) and chosen[5] == []
+    flat = [name for names in chosen for name in names]
+    assert len(set(flat)) == len(flat) == 5 and "blocks.5.weight" not in flat
+    scores = of(ev.Scored, found)
+    for number in range(1, 5):
+        taken = {name for names in chosen[:number] for name in names}
+        left = [row for row in scores[number].rows if row.unit not in taken and row.phi > 0]
+        assert chosen[number] == [max(left, key=lambda row: row.phi).unit]
+    assert scores[0].rows[2].phi != next(r for r in scores[1].rows if r.unit == "blocks.2.weight").phi
+
+
+def test_without_growth_the_first_units_stay():
+    found = run(mixed(), **(LONG | dict(initial_units=2)), grow=False)
+    assert [e.names for e in of(ev.UnitsChosen, found)][1:] == [[]] * 5
+    assert set(found[-1].units) <= set(of(ev.UnitsChosen, found)[0].names)
+    assert all(math.isnan(e.threshold) for e in of(ev.Scored, found)[1:])
+
+
+def test_a_unit_that_helped_nothing_leaves_and_is_not_tried_again():
+    found = run(mixed(), **(LONG | dict(initial_units=3)), step="joint")
+    first = of(ev.UnitsChosen, found)[0].names
+    assert type(found[names(found).index("StepRejected")]) is ev.StepRejected
+    for event in of(ev.RoundStarted, found)[1:]:
+        assert not set(event.units) & set(first)
+    assert not {n for e in of(ev.UnitsChosen, found)[1:] for n in e.names} & set(first)
+
+
+def test_per_unit_probes_each_unit_and_moves_the_best_one():
+    found = run(mixed(), **(LONG | dict(initial_units=3, max_rounds=1)))
+    chosen = of(ev.UnitsChosen, found)[0].names
+    probed = [e.unit for e in of(ev.Probed, found)]
+    assert list(dict.fromkeys(probed)) == chosen
+    accepted = of(ev.StepAccepted, found)[0]
+    assert len(accepted.steps) == 1 and set(accepted.happened) == set(accepted.steps)
+    (unit,) = accepted.steps
+    best = min(
+        (min((p.metrics["margin"] for p in of(ev.Probed, found) if p.unit == name and within(p, found)), default=9), name)
+        for name in chosen
+    )
+    assert best == (accepted.metrics["margin"], unit)
+
+
+def within(probe, events, rounds=1):
+    """Whether a probe is inside the tolerance that its round may spend."""
+    before = events[0].before
+    tolerance = events[0].config["retain_tolerance"] * min(1.0, (probe.round + 1) / rounds)
+    return all(probe.metrics[n] >= before[n] - tolerance - 1e-9 for n in ("kept", "close"))
+
+
+def test_joint_moves_all_units_at_once():
+    found = run(mixed(), **(LONG | dict(initial_units=3, retain_tolerance=0.3)), step="joint")
+    assert {e.unit for e in of(ev.Probed, found)} == {"joint"}
+    accepted = of(ev.StepAccepted, found)[0]
+    assert set(accepted.steps) == set(of(ev.UnitsChosen, found)[0].names) == set(found[-1].units)
+    assert len(accepted.steps) == 3 and all(share > 0 for share in accepted.steps.values())
+
+
+# -- events and states
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"step": "joint"}, {"initial_units": 3}, {"inner_steps": 1}, {"grow": False}, {"tolerances": {"close": 0.02}}],
+    ids=str,
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_events_tell_what_happened(options, dtype):
+    task = mixed(dtype)
+    found = run(task, **(LONG | options))
+    config, before = found[0].config, found[0].before
+    assert names(found)[0] == "RunStarted" and names(found)[-1] == "RunEnded"
+    rounds = [e for e in found if e.round >= 0]
+    assert [e.round for e in rounds] == sorted(e.round for e in rounds)
+    for number in range(found[-1].totals["rounds"]):
+        inside = [type(e).__name__ for e in found[1:-1] if e.round == number]
+        assert inside[:3] == ["RoundStarted", "Scored", "UnitsChosen"] and inside[-1] == "RoundEnded"
+        assert inside[-2] in ("StepAccepted", "StepRejected") and set(inside[3:-2]) <= {"Probed"}
+    assert found[-1].totals["probes"] == len(of(ev.Probed, found))
+    tolerance = {"kept": 0.04, "close": config["tolerances"].get("close", 0.04)}
+    for probe in of(ev.Probed, found):
+        kept = all(probe.metrics[n] >= before[n] - tolerance[n] - 1e-9 for n in tolerance)
+        assert probe.stable == kept and probe.met == (probe.metrics["known"] <= 1e-9) and probe.step > 0
+    metrics = before
+    for event in found:
+        if type(event) is ev.StepAccepted:
+            match = [p for p in of(ev.Probed, found) if p.round == event.round and p.metrics == event.metrics]
+            assert match and match[0].stable
+            assert (event.metrics["known"], event.metrics["margin"]) < (metrics["known"], metrics["margin"])
+            metrics = event.metrics
+        if type(event) is ev.RoundEnded:
+            assert event.metrics == metrics
+    assert found[-1].after == metrics == task.evaluate("validation")
+    assert set(found[-1].units) == {n for e in of(ev.StepAccepted, found) for n in e.steps}
+
+
+def test_the_step_that_happened_is_the_one_probed():
+    found = run(mixed(), **LONG)
+    accepted = of(ev.StepAccepted, found)[0]
+    probe = next(p for p in of(ev.Probed, found) if p.metrics == accepted.metrics)
+    assert accepted.steps["blocks.2.weight"] == pytest.approx(probe.step, rel=1e-12)
+    assert accepted.happened["blocks.2.weight"] == pytest.approx(probe.step, rel=1e-5)
+
+
+@pytest.mark.parametrize("options", [{}, {"step": "joint"}, {"initial_units": 3}], ids=str)
+@pytest.mark.parametrize("dtype, rounding", [(torch.float32, "nearest"), (torch.bfloat16, "nearest")])
+def test_at_every_event_the_model_holds_the_last_accepted_step(options, dtype, rounding):
+    task = mixed(dtype)
+    held, evaluations = [model_bytes(task.model)], []
+
+    def watch(event):
+        now = model_bytes(task.model)
+        if type(event) is ev.StepAccepted:
+            assert now != held[-1]
+            held.append(now)
+            evaluations.append(task.evaluate("validation") == event.metrics)
+        assert now == held[-1], event
+
+    run(task, watch, rounding=rounding, **(LONG | options))
+    assert len(held) > 2 and all(evaluations)
+
+
+def test_weights_outside_the_edit_stay():
+    task = mixed()
+    before = model_bytes(task.model)
+    found = run(task, **LONG)
+    after = model_bytes(task.model)
+    assert {name for name in before if before[name] != after[name]} == set(found[-1].units)
+    assert len(found[-1].units) > 1
+
+
+def test_grads_flags_and_modes_are_given_back():
+    task = mixed()
+    parameter = task.model.blocks[0].weight
+    parameter.grad = torch.full_like(parameter, 7.0)
+    task.model.train()
+    flags = [p.requires_grad for p in task.model.parameters()]
+    run(task, **SHORT)
+    assert (parameter.grad == 7).all() and task.model.blocks[1].weight.grad is None
+    assert [p.requires_grad for p in task.model.parameters()] == flags and task.model.training
+
+
+def test_records_of_events_hold_their_fields():
+    for event in run(mixed(), **SHORT):
+        record = ev.as_record(event)
+        assert list(record)[0] == "event" and set(record) == {"event", *(f.name for f in fields(event))}
+
+
+def test_same_seed_same_run_other_seed_other_run():
+    def weights(seed):
+        task = mixed()
+        run(task, **LONG, seed=seed)
+        return model_bytes(task.model)
+
+    assert weights(0) == weights(0)
+    assert weights(0) != weights(1)
+
+
+def test_stochastic_rounding_follows_the_seed():
+    def weights(**options):
+        task = mixed(torch.bfloat16)
+        run(task, **SHORT, **options)
+        return model_bytes(task.model)
+
+    assert weights(rounding="stochastic") == weights(rounding="stochastic") != weights(rounding="nearest")
+
+
+# -- what may go wrong
+
+
+class Stop(BaseException):
+    """Not an Exception: like KeyboardInterrupt."""
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, Stop])
+@pytest.mark.parametrize("count", [2, 3, 6, 7, 13, 20, 40, 60])
+def test_an_evaluation_that_raises_leaves_the_last_accepted_step(error, count):
+    def fail(number, part):
+        if number == count:
+            raise error("evaluation failed")
+
+    task = mixed(on_evaluate=fail)
+    held = [model_bytes(task.model)]
+
+    def watch(event):
+        if type(event) is ev.StepAccepted:
+            held.append(model_bytes(task.model))
+
+    with pytest.raises(error):
+        run(task, watch, **LONG)
+    assert task.evaluations == count and model_bytes(task.model) == held[-1]
+
+
+@pytest.mark.parametrize("count", [1, 5, 6, 9, 15, 26, 31])
+def test_a_loss_that_raises_leaves_the_last_accepted_step(count):
+    task = mixed()
+    original, calls = task.losses, []
+
+    def losses(side, round_index, seed):
+        for loss in original(side, round_index, seed):
+            calls.append(side)
+            if len(calls) == count:
+                raise ValueError("bad sample")
+            yield loss
+
+    task.losses = losses
+    held = [model_bytes(task.model)]
+    flags = [p.requires_grad for p in task.model.parameters()]
+
+    def watch(event):
+        if type(event) is ev.StepAccepted:
+            held.append(model_bytes(task.model))
+
+    with pytest.raises(ValueError, match="bad sample"):
+        run(task, watch, **LONG)
+    assert model_bytes(task.model) == held[-1]
+    assert [p.requires_grad for p in task.model.parameters()] == flags
+
+
+@pytest.mark.parametrize("count", [1, 3, 5, 6, 8, 9, 12, 25, 40])
+def test_a_consumer_that_stops_leaves_the_last_accepted_step(count):
+    task = mixed()
+    held, seen = [model_bytes(task.model)], 0
+    loop = unlearn_events(task, RazorConfig(**LONG))
+    for event in loop:  # `loop` stays alive: nothing but the events themselves may put the model back
+        seen += 1
+        if type(event) is ev.StepAccepted:
+            held.append(model_bytes(task.model))
+        if seen == count:
+            break
+    assert model_bytes(task.model) == held[-1]
+    loop.close()
+    assert model_bytes(task.model) == held[-1]
+    gc.collect()
+    assert model_bytes(task.model) == held[-1]
+
+
+@pytest.mark.parametrize("metric", ["known", "margin", "kept", "close"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_metric_that_is_not_finite_at_the_start(metric, value):
+    task = mixed(change=lambda found: found | {metric: value})
+    before = model_bytes(task.model)
+    with pytest.raises(NonFiniteError, match=f"validation metric {metric}"):
+        run(task)
+    assert model_bytes(task.model) == before
+
+
+@pytest.mark.parametrize("metric", ["known", "margin", "kept"])
+def test_a_probe_whose_metrics_are_not_finite_is_never_accepted(metric):
+    """A long step may overflow; it is unstable, and shorter ones are tried."""
+    task = mixed()
+    start = task.weights().detach().clone()
+
+    def overflow(found):
+        return found | {metric: math.nan} if (task.weights() - start).norm() > 0.4 else found
+
+    task.change = overflow
+    found = run(task, **SHORT)
+    bad = [p for p in of(ev.Probed, found) if not math.isfinite(p.metrics[metric])]
+    assert bad and not any(p.stable or p.met for p in bad)
+    assert found[-1].units and math.isfinite(found[-1].after[metric])
+    assert (task.weights() - start).norm() <= 0.4
+
+
+def test_a_metric_nobody_decides_by_may_be_nan():
+    task = mixed(change=lambda found: found | {"extra": math.nan})
+    assert run(task, **SHORT)[-1].outcome == "target_met"
+
+
+def test_constant_metrics_end_without_progress():
+    task = mixed(change=lambda found: {"known": 1.0, "margin": 0.5, "kept": 1.0, "close": 1.0})
+    before = model_bytes(task.model)
+    found = run(task, **LONG)
+    assert found[-1].outcome == "no_progress" and model_bytes(task.model) == before
+
+
+@pytest.mark.parametrize("metric", ["known", "margin", "kept", "close"])
+def test_an_evaluation_that_lacks_a_metric(metric):
+    task = mixed(change=lambda found: {name: value for name, value in found.items() if name != metric})
+    with pytest.raises(ConfigError, match=f"no metric '{metric}'"):
+        run(task)
+
+
+def test_tolerances_naming_an_unknown_metric():
+    with pytest.raises(ConfigError, match="accuracy"):
+        run(mixed(), tolerances={"accuracy": 0.1})
+
+
+def test_a_metric_may_be_any_number():
+    task = mixed(change=lambda found: {name: torch.tensor(value) for name, value in found.items()})
+    end = run(task, **SHORT)[-1]
+    assert end.outcome == "target_met" and all(type(value) is float for value in end.after.values())
+
+
+@pytest.mark.parametrize("side", ["forget", "retain"])
+def test_a_loss_that_is_not_finite(side):
+    task = mixed()
+    original = task.losses
+    task.losses = lambda s, r, seed: (loss * (math.inf if s == side else 1) for loss in original(s, r, seed))
+    before = model_bytes(task.model)
+    with pytest.raises(NonFiniteError, match=f"{side} loss"):
+        run(task)
+    assert model_bytes(task.model) == before
+
+
+class NanBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, value):
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * math.nan
+
+
+@pytest.mark.parametrize("draw", [0, 1, 2, 3])
+@pytest.mark.parametrize("side", ["forget", "retain"])
+def test_a_gradient_that_is_not_finite(side, draw):
+    """At draw 0 and 2 it shows in the scores of a round, at 1 and 3 within the walk."""
+    task = mixed()
+    original = task.losses
+
+    def losses(s, r, seed):
+        for loss in original(s, r, seed):
+            yield NanBackward.apply(loss) if (s, r) == (side, draw) else loss
+
+    task.losses = losses
+    held = [model_bytes(task.model)]
+
+    def watch(event):
+        if type(event) is ev.StepAccepted:
+            held.append(model_bytes(task.model))
+
+    with pytest.raises(NonFiniteError):
+        run(task, watch, **LONG)
+    assert model_bytes(task.model) == held[-1] and len(held) == 1 + draw // 2
+
+
+def test_a_frozen_parameter_among_the_units():
+    task = mixed()
+    units = find_units(task.model)
+    task.model.blocks[2].weight.requires_grad_(False)
+    with pytest.raises(FrozenParameterError, match="blocks.2.weight"):
+        run(task, units=units)
+
+
+def test_units_of_another_model():
+    with pytest.raises(ModelError):
+        run(mixed(), units=find_units(mixed().model))
+
+
+def test_a_side_that_does_not_reach_the_moving_units():
+    """A unit the retain and mismatch losses do not see (a text-only loss, say) is walked without them."""
+    task = mixed()
+    original, weights = task.losses, task.weights
+
+    def losses(side, round_index, seed):
+        if side != "forget":
+            task.weights = lambda: torch.cat([weights()[:2], weights()[2:3].detach(), weights()[3:]])
+        try:
+            yield from original(side, round_index, seed)
+        finally:
+            task.weights = weights
+
+    task.losses = losses
+    found = run(task, **LONG)
+    row = of(ev.Scored, found)[0].rows[2]
+    assert row.unit == "blocks.2.weight" and row.status == "no retain gradient"
+    assert "blocks.2.weight" in found[-1].units
+
+
+def test_chosen_units_may_be_given():
+    task = mixed()
+    units = find_units(task.model, include=("blocks.3.weight",))
+    end = run(task, units=units, **SHORT)[-1]
+    assert end.units == ["blocks.3.weight"]
+
+
+# -- what is spent when
+
+
+def test_an_early_round_spends_its_share_of_the_tolerance():
+    found = run(mixed(), **LONG)
+    for event in of(ev.StepAccepted, found):
+        assert event.metrics["close"] >= found[0].before["close"] - 0.04 * (event.round + 1) / 6 - 1e-9
+    spent = [found[0].before["close"] - e.metrics["close"] for e in of(ev.StepAccepted, found)]
+    assert spent[-1] > 0.04 * 5 / 6  # the last round may spend what is left
+    assert any(p.stable and not within(p, found, 6) for p in of(ev.Probed, found))
+
+
+def test_no_mismatch_gradient_in_the_first_round():
+    task, sides = mixed(), []
+    original = task.losses
+
+    def losses(side, round_index, seed):
+        sides.append((side, round_index))
+        return original(side, round_index, seed)
+
+    task.losses = losses
+    run(task, **(LONG | dict(max_rounds=2)))
+    assert sides[:5] == [("forget", 0), ("retain", 0), ("forget", 1), ("retain", 1), ("mismatch", 1)]
+    assert ("mismatch", 2) in sides and ("mismatch", 0) not in sides
+
+
+def test_the_direction_ascends_forget_and_descends_retain():
+    """With one inner step the accepted move is -(-lambda_f rho g_f + lambda_r g_r), by the gradients taken by hand."""
+    task = mixed()
+    start = task.model.blocks[2].weight.detach().clone()
+    gradients = {}
+    for side in ("forget", "retain"):
+        task.model.zero_grad()
+        for loss in task.losses(side, 0, 0):
+            loss.backward()
+        gradients[side] = task.model.blocks[2].weight.grad.clone()
+    task.model.zero_grad()
+    run(task, **(LONG | dict(inner_steps=1, max_rounds=1)), lambda_forget=2.0, rho=0.5, lambda_retain=3.0)
+    moved = task.model.blocks[2].weight.detach() - start
+    wanted = gradients["forget"] - 3.0 * gradients["retain"]
+    assert torch.nn.functional.cosine_similarity(moved.flatten(), wanted.flatten(), dim=0) > 1 - 1e-5
+    assert torch.nn.functional.cosine_similarity(moved.flatten(), gradients["forget"].flatten(), dim=0) < 0.9999
