@@ -1,0 +1,49 @@
+# Each target makes what it needs, once: the virtual environment, the installation, the compiled parts.
+#   make demo         train a CLIP on real digits, make it forget sevens, open runs/demo-clip/report.html
+#   make test         the tests (pytest)            make lint       ruff
+#   make bench        time the operators            make gpu-check OUT=folder    all that needs a GPU, in one go
+#   make demo-seeds   the demo's bars, mean of three seeds
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+DEMO ?= runs/demo-clip
+STAMPS := $(VENV)/.stamps
+
+NATIVE := setup.py $(wildcard csrc/*.* csrc/*/*.*)
+
+.PHONY: demo demo-seeds test bench lint gpu-check clean
+.DELETE_ON_ERROR:
+
+demo: $(STAMPS)/installed
+	$(BIN)/razor-fast demo clip --output $(DEMO)
+
+demo-seeds: $(STAMPS)/installed
+	$(BIN)/python -m benchmarks.quality.demo_clip
+
+test: $(STAMPS)/installed
+	$(BIN)/pytest
+
+bench: $(STAMPS)/installed
+	$(BIN)/python -m benchmarks.run
+
+lint: $(STAMPS)/installed
+	$(BIN)/ruff check .
+
+gpu-check:
+	@test -n "$(OUT)" || { echo "gpu-check needs a folder for its results: make gpu-check OUT=results"; exit 2; }
+	bash benchmarks/gpu_check.sh "$(OUT)"
+
+# Torch first, since the build needs it. The code itself is linked, not copied: only a change of the build, of the
+# dependencies or of C++ installs again.
+$(STAMPS)/torch: constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt torch torchvision "setuptools<82" wheel pybind11 ninja numpy
+	mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/installed: $(STAMPS)/torch pyproject.toml $(NATIVE)
+	$(BIN)/pip install --quiet --no-build-isolation --constraint constraints.txt --editable ".[clip,diffusion,report,dev]"
+	mkdir -p $(STAMPS) && touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info razor_fast/*.so
