@@ -54,6 +54,7 @@ class LoopState:
     before: dict = field(default_factory=dict)
     metrics: dict = field(default_factory=dict)
     probes: int = 0
+    seconds: float = 0.0  # spent in rounds, over all the processes that took part
     step: StepState | None = None
 
 
@@ -102,7 +103,6 @@ class _Loop:
         self.task, self.config, self.units, self.run = task, config, units, run
         self.state = LoopState()
         self.recorder = ScoreRecorder(task.model, units, freeze_others=True)
-        self.started = time.perf_counter()
 
     def events(self):
         s, config = self.state, self.config
@@ -141,7 +141,9 @@ class _Loop:
             yield from self.step(chosen)
             helped = judge.better(s.metrics, earlier)
             s.unhelpful = 0 if helped else s.unhelpful + 1
-            yield RoundEnded(s.round, s.metrics, helped, time.perf_counter() - began)
+            seconds = time.perf_counter() - began
+            s.seconds += seconds
+            yield RoundEnded(s.round, s.metrics, helped, seconds)
             s.round += 1
             if judge.met(s.metrics):
                 outcome, message = "target_met", "the forget target is met"
@@ -163,7 +165,7 @@ class _Loop:
 
     def ended(self, outcome, message):
         s = self.state
-        totals = {"rounds": s.round, "probes": s.probes, "seconds": time.perf_counter() - self.started}
+        totals = {"rounds": s.round, "probes": s.probes, "seconds": s.seconds}
         return RunEnded(s.round, outcome, message, s.before, s.metrics, list(s.edited), totals)
 
     @property
@@ -258,7 +260,7 @@ class _Loop:
         stands, answer to where it is going: that is what bends the way around what must be kept.
         """
         s, config = self.state, self.config
-        start, units = s.step.base, self.units.subset(members)
+        start, units = s.step.place(), self.units.subset(members)
         try:
             for index in range(config.inner_steps):
                 if index:

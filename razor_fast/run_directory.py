@@ -78,7 +78,7 @@ class RunDirectory:
 
     def write_json(self, name, value):
         with atomic_files(self.path / name, overwrite=True) as (temporary,):
-            temporary.write_text(json.dumps(value, indent=1, sort_keys=True, default=str) + "\n", encoding="utf-8")
+            temporary.write_text(json.dumps(value, indent=1, default=str) + "\n", encoding="utf-8")
 
     def log(self, event):
         with open(self.path / "log.jsonl", "a", encoding="utf-8") as file:
@@ -88,12 +88,13 @@ class RunDirectory:
         """After a round: everything between rounds that cannot be recomputed."""
         loop = {
             name: getattr(state, name)
-            for name in ("round", "chosen", "fruitless", "edited", "unhelpful", "before", "metrics", "probes")
+            for name in ("round", "chosen", "fruitless", "edited", "unhelpful", "before", "metrics", "probes", "seconds")
         }
         tensors = {}
         if state.step is not None:
             loop["units"] = [unit.name for unit in state.step.units]
-            tensors = {"base": state.step.base.cpu(), "original": state.step.original.cpu()}
+            step = state.step
+            tensors = {"base": step.base.cpu(), "original": step.original.cpu(), "held": step.held.cpu()}
         metadata = {
             "format": STATE_FORMAT,
             "version": STATE_VERSION,
@@ -127,7 +128,7 @@ class RunDirectory:
                 raise BaseMismatchError(
                     f"the model does not hold the values that the run in {self.path} started from; load the original model"
                 )
-            step.base = tensors["base"].to(step.base.device)
+            step.base, step.held = (tensors[name].to(step.base.device) for name in ("base", "held"))
             step.undo()
             state.step = step
         for name, value in loop.items():

@@ -22,14 +22,14 @@ class Recipe:
     """All that decides the trained weights, besides the data."""
 
     width: int = 128
-    vision_layers: int = 4
-    text_layers: int = 3
+    vision_layers: int = 3
+    text_layers: int = 2
     heads: int = 4
     embed_dim: int = 64
     image_size: int = 32
     patch_size: int = 8
     context_length: int = 12
-    epochs: int = 70
+    epochs: int = 50
     batch_size: int = 64
     learning_rate: float = 2e-3
     weight_decay: float = 0.1

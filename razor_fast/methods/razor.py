@@ -45,7 +45,7 @@ def unlearn(task, config=None, *, run_directory=None, units=None, on_event=None)
     Raises what growth.unlearn_events and RunDirectory raise, before anything is changed.
     """
     config = config or RazorConfig()
-    base = fingerprint(task.model).sha256
+    base = fingerprint(task.model).model
     run = None
     if run_directory is not None:
         settings = {"razor": config.model_dump(mode="json"), "task": task.describe(), "base_sha256": base}
@@ -87,7 +87,7 @@ def prove(edit, model, base):
     """Revert the edit and apply it again, on the model itself, hashing every byte in between: what the report claims."""
     edit.revert(model)
     try:
-        identical = fingerprint(model).sha256 == base
+        identical = fingerprint(model).model == base
     finally:
         edit.apply(model)
     return {"reverted_bit_for_bit": identical, "outside_identical": identical}
