@@ -23,10 +23,11 @@ class StepState:
 
     units: a Units with a disjoint plan (Units.subset). rounding_seed: None rounds to nearest even, an int rounds bf16
     and fp16 stochastically, the same way for the same seed. carry: the state of an earlier round whose units are among
-    these: its full-precision values and its originals are taken over. Stochastic rounding hashes places in the flat
-    buffer, so where the carried units stand elsewhere than before, their weights are rounded, and written, anew.
+    these: its full-precision values and its originals are taken over.
 
-    original: flat values before the first edit of each unit. base: flat values of the last accepted step.
+    original: flat values before the first edit of each unit. base: flat values of the last accepted step, in full
+    precision. held: the same as the model holds them, rounded. Undo writes `held`, never `base` rounded again: stochastic
+    rounding hashes places in the flat buffer, and these change when units come and go.
     """
 
     def __init__(self, units, *, rounding_seed=None, carry=None):
@@ -40,21 +41,18 @@ class StepState:
         self.plan = units.plan.to(self.tensors[0].device)
         self.base = ops.segment_gather(self.tensors, self.plan)
         self.original = self.base.clone()
+        self.held = self.base.clone()  # also where units are carried over: the model stands at the last accepted step
         self._ranges = self._find_ranges()
         self.gradients = dict.fromkeys(("forget", "retain", "mismatch"))
         self.coefficients = (0.0, 0.0, 0.0)
         if carry is not None:
-            moved = carry.base.dtype != self.base.dtype
             for unit in carry.units:
                 if unit.name not in self._ranges:
                     continue  # a unit that was dropped: it stands at its original values
                 here, there = self._ranges[unit.name], carry._ranges[unit.name]
-                moved |= rounding_seed is not None and here != there
                 for (a, b), (c, d) in zip(here, there):
                     self.base[a:b] = carry.base[c:d]
                     self.original[a:b] = carry.original[c:d]
-            if moved:
-                self.undo()  # else the first undo would write other bits than the model holds
 
     def _find_ranges(self):
         ranges = {unit.name: [] for unit in self.units}
@@ -77,11 +75,16 @@ class StepState:
             for (side, found), c in zip(sides.items(), self.coefficients)
         }
 
+    def place(self):
+        """Where the step stands, to come back to: (base, held)."""
+        return self.base, self.held
+
     def set_displacement(self, start):
-        """Make the way from `start` to the present base the direction (eta = 1 walks it), and `start` the base again."""
-        self.gradients = {"forget": start - self.base, "retain": None, "mismatch": None}
+        """Make the way from `start`, a place(), to the present base the direction (eta = 1 walks it), and go back there."""
+        base, held = start
+        self.gradients = {"forget": base - self.base, "retain": None, "mismatch": None}
         self.coefficients = (1.0, 0.0, 0.0)
-        self.base = start
+        self.base, self.held = base, held
         self.undo()
 
     def unit_norms(self):
@@ -113,8 +116,8 @@ class StepState:
         self._update(self.tensors, self.plan.tiles, eta, self.rounding_seed)
 
     def undo(self):
-        """Write the base values back: bit for bit what the model held at the last accepted step."""
-        ops.segment_scatter_(self.tensors, self.base, self.plan, rounding_seed=self.rounding_seed)
+        """Write back, bit for bit, what the model held at the last accepted step."""
+        ops.segment_scatter_(self.tensors, self.held, self.plan)
 
     def restore(self):
         """Write the original values back: bit for bit what the model held before its first edit."""
@@ -133,8 +136,12 @@ class StepState:
         """Make the step the new base, in full precision, and write it: the same arithmetic and bits as `apply`."""
         target = torch.empty_like(self.base)
         self._update([target], self.plan.flat_tiles(), eta, None)
-        self.base = target
-        self.undo()
+        try:
+            ops.segment_scatter_(self.tensors, target, self.plan, rounding_seed=self.rounding_seed)
+            self.base, self.held = target, ops.segment_gather(self.tensors, self.plan, target.dtype)
+        except BaseException:
+            self.undo()
+            raise
 
     def happened(self):
         """dict unit name -> ||what the model holds - original|| / ||original||: the edit as rounding left it."""

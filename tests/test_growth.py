@@ -253,8 +253,10 @@ def test_the_step_that_happened_is_the_one_probed():
     assert accepted.happened["blocks.2.weight"] == pytest.approx(probe.step, rel=1e-5)
 
 
-@pytest.mark.parametrize("options", [{}, {"step": "joint"}, {"initial_units": 3}], ids=str)
-@pytest.mark.parametrize("dtype, rounding", [(torch.float32, "nearest"), (torch.bfloat16, "nearest")])
+@pytest.mark.parametrize("options", [{}, {"step": "joint"}, {"initial_units": 3}, {"initial_units": 5}], ids=str)
+@pytest.mark.parametrize(
+    "dtype, rounding", [(torch.float32, "nearest"), (torch.bfloat16, "nearest"), (torch.bfloat16, "stochastic")]
+)
 def test_at_every_event_the_model_holds_the_last_accepted_step(options, dtype, rounding):
     task = mixed(dtype)
     held, evaluations = [model_bytes(task.model)], []
@@ -569,3 +571,21 @@ def test_the_direction_ascends_forget_and_descends_retain():
     wanted = gradients["forget"] - 3.0 * gradients["retain"]
     assert torch.nn.functional.cosine_similarity(moved.flatten(), wanted.flatten(), dim=0) > 1 - 1e-5
     assert torch.nn.functional.cosine_similarity(moved.flatten(), gradients["forget"].flatten(), dim=0) < 0.9999
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("tolerance", [0.02, 0.04])
+def test_stochastic_weights_keep_their_bits_when_units_before_them_leave(seed, tolerance):
+    task = mixed(torch.bfloat16, hurts=(1.0, 0.2, 0.6, 0.1, 0.4, 0.1))
+    found, held = [], model_bytes(task.model)
+
+    def watch(event):
+        nonlocal held
+        found.append(event)
+        if type(event) is ev.StepAccepted:
+            held = model_bytes(task.model)
+        assert model_bytes(task.model) == held
+
+    options = LONG | dict(initial_units=5, retain_tolerance=tolerance, rounding="stochastic", seed=seed)
+    run(task, watch, **options)
+    assert task.evaluate("validation") == found[-1].after

@@ -232,12 +232,13 @@ def test_after_the_last_fp64_unit_is_dropped_undo_still_writes_what_the_model_ho
 
 def test_a_displacement_is_walked_by_its_share():
     model, state, _ = stepped()
-    before, start = snapshot(model), state.base
+    before, place = snapshot(model), state.place()
+    start = place[0]
     state.accept(ETA)
     state.set_direction(*(random_gradients(model, seed) for seed in (7, 8)))
     state.accept({"attn.head.0": 0.02, "mlp.weight": 0.01})
     end = state.base
-    state.set_displacement(start)
+    state.set_displacement(place)
     assert same(model, before) and state.base is start
     for share, target in ((1.0, end), (0.5, (start + end) / 2)):
         state.apply(dict.fromkeys(CHOSEN, share))
