@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -185,6 +186,8 @@ def test_rounds_edit_examples_settings(html, page):
                  "Undo restores every bit yes, checked", "truck (concept) 81.5% 0.0% 0.0% −81.5 pp", "alpha 0.5", "torch 2.14.1",
                  "The retrained model shares the original's seed"):  # fmt: skip
         assert text in page.text, text
+    above = sum(row["phi"] > 0.081 for row in scores())
+    assert f"{above} of them lie above the threshold of 0.081; the first round tried 3." in page.text
     images = [value for tag, name, value in page.attributes if tag == "img" and name == "alt"]
     assert len(images) == 8 and "Test image: a photo of a truck" in images
     assert "<b>a photo of a truck</b>" in html
@@ -211,6 +214,16 @@ def test_what_is_missing_is_left_out():
         )
     )
     assert "91.5%" in alone.text and "Change" not in alone.text
+
+
+def test_sorted_keys_change_nothing(html):
+    """result.json is written with sorted keys; the columns say what comes first."""
+    data = sample()
+    for example in data["examples"]:
+        example["captions"] = dict(sorted(example["captions"].items()))
+    data["confusion"] = dict(sorted(data["confusion"].items()))
+    data["columns"] = [{**column, "metrics": dict(sorted(column["metrics"].items()))} for column in data["columns"]]
+    assert report_html(data) == html
 
 
 @pytest.mark.parametrize("side", ["forget", "retain"])
@@ -291,7 +304,10 @@ def test_many_units_of_strange_kinds():
     page = Page(report_html(sample(scores=rows, rounds=[], edit=None)))
     headings = [text for tag, text in page.headings if tag == "h4"]
     assert {"Heads of attn1", "Heads of attn2", "Layers"} <= set(headings)
-    assert "8 columns with lower scores" in page.text and "14 more units outside the blocks" in page.text
+    assert "8 columns with lower scores" in page.text and "14 units with lower scores" in page.text
+    edit = {"units": [{"name": "free.29"}, {"name": "m.0.attn1.head.0"}]}
+    html = report_html(sample(scores=rows, rounds=[], edit=edit))
+    assert {"free.29", "m.0.attn1.head.0"} <= set(re.findall(r"<g><title>([^:]*): phi", html)), "edited units stay in sight"
     assert (
         Page(report_html(sample(scores=[{"unit": "w", "kind": "layer", "phi": float("nan")}]))).tags.count("svg") >= 2
     )
@@ -532,3 +548,9 @@ def test_images_that_are_none(image):
 
 def test_tried_units_are_told_apart(html):
     assert f"{next(iter(TRIED)).replace('.', '.<wbr>')}</code>" in html
+
+
+def test_the_page_of_documentation_names_every_field():
+    text = (Path(__file__).resolve().parents[1] / "docs" / "report.md").read_text(encoding="utf-8")
+    missing = [name for name in ReportData.model_fields if not re.search(rf"\b{name}\b", text)]
+    assert not missing

@@ -250,6 +250,11 @@ class ReportData(_Part):
     def column(self, name: str) -> Column | None:
         return next((column for column in self.columns if column.name == name), None)
 
+    def ordered(self, by_column: dict[str, Any]) -> dict[str, Any]:
+        """The same with the columns' names first, in their order: JSON files are often written with sorted keys."""
+        names = [column.name for column in self.columns if column.name in by_column]
+        return {name: by_column[name] for name in dict.fromkeys([*names, *by_column])}
+
 
 def report_text(data: ReportData) -> str:
     """The JSON form; equal data give equal text."""

@@ -27,7 +27,7 @@ class ClassTable:
             self.shown, self.rest = sorted(order[: MOST_CLASSES - 1]), sorted(order[MOST_CLASSES - 1 :])
 
     def _moved(self, data, index):
-        first, *others = data.confusion.values()
+        first, *others = data.ordered(data.confusion).values()
         size = range(len(self.names))
         return sum(
             abs(m[index][j] - first[index][j]) + abs(m[j][index] - first[j][index])
@@ -49,8 +49,8 @@ def confusion_plots(data: ReportData) -> list[Figure]:
     """One matrix a column of the report, on one scale: the share of each true class by predicted class."""
     if not data.confusion:
         return []
-    table = ClassTable(data)
-    return [_matrix(table, name, matrix, list(data.confusion)) for name, matrix in data.confusion.items()]
+    table, confusion = ClassTable(data), data.ordered(data.confusion)
+    return [_matrix(table, name, matrix, list(confusion)) for name, matrix in confusion.items()]
 
 
 def _matrix(table, name, matrix, models):

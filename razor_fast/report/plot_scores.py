@@ -79,9 +79,9 @@ def score_maps(data: ReportData) -> dict[str, list[Figure]]:
             )
         layers = [score for score in scores if score.kind == "layer"]
         if layers:
-            cells, loose = _layers(layers)
+            cells, outside = _layers(layers)
             panels.append(
-                _panel("Layers", f"{tower} layers".strip(), "", cells, loose, scale, kept, tried, f"layers-{tower}")
+                _panel("Layers", f"{tower} layers".strip(), "", cells, outside, scale, kept, tried, f"layers-{tower}")
             )
         maps[tower] = panels
     return maps
@@ -96,34 +96,34 @@ def _row_labels(cells):
 
 
 def _layers(layers):
-    """Cells (row, column, score) of the blocks, a row each; what stands outside them; how much of that is left out."""
-    inside = [score for score in layers if score.block is not None]
-    loose = sorted((s for s in layers if s.block is None), key=lambda s: -(s.phi or 0))
-    order = {score.unit: index for index, score in enumerate(layers)}
-    dropped = max(0, len(loose) - MOST_LOOSE)
-    loose = sorted(loose[:MOST_LOOSE], key=lambda s: order[s.unit])
-    prefixes = {}
-    for score in inside:
-        end = score.unit.rfind(score.part) if score.part else -1
-        prefixes[score.unit] = score.unit[:end] if end > 0 else f"block {score.block}"
-    return [(prefixes[s.unit].strip("."), s.part, s) for s in inside], (loose, dropped)
+    """Cells (row, column, score) of the blocks, a row each, and the layers outside them."""
+    inside, outside = [], []
+    for score in layers:
+        if score.block is None:
+            outside.append(score)
+        else:
+            end = score.unit.rfind(score.part) if score.part else -1
+            inside.append((score.unit[:end].strip(".") if end > 0 else f"block {score.block}", score.part, score))
+    return inside, outside
 
 
-def _panel(title, spoken, across, cells, loose, scale, kept, tried, salt):
-    loose, dropped = loose or ((), 0)
-    rows = list(dict.fromkeys(row for row, _, _ in cells))
-    columns = list(dict.fromkeys(column for _, column, _ in cells))
-    notes = [f"{words.count(dropped, 'more unit')} outside the blocks: see the table"] if dropped else []
-    if len(columns) > MOST_COLUMNS:
-        best = {}
-        for _, column, score in cells:
-            best[column] = max(best.get(column, 0.0), score.phi or 0.0)
-        strongest = set(sorted(columns, key=lambda c: (-best[c], columns.index(c)))[:MOST_COLUMNS])
-        notes.append(f"{len(columns) - MOST_COLUMNS} columns with lower scores: see the table")
-        columns = [column for column in columns if column in strongest]
-    if len(rows) > MOST_ROWS:
-        notes.append(f"{len(rows) - MOST_ROWS} more rows: see the table")
-        rows = rows[:MOST_ROWS]
+def _strongest(members, most, chosen):
+    """(names, how many are left out): of names with several scores the `most` highest, chosen units first, in old order."""
+    rank = {}
+    for name, score in members:
+        rank[name] = max(rank.get(name, (False, 0.0)), (score.unit in chosen, score.phi or 0.0))
+    names = set(sorted(rank, key=lambda name: rank[name], reverse=True)[:most])
+    return [name for name in rank if name in names], len(rank) - len(names)
+
+
+def _panel(title, spoken, across, cells, outside, scale, kept, tried, salt):
+    chosen = {*kept, *tried}
+    loose, fewer = _strongest([(score.unit, score) for score in outside], MOST_LOOSE, chosen)
+    rows, fewer_rows = _strongest([(row, score) for row, _, score in cells], MOST_ROWS, chosen)
+    columns, fewer_columns = _strongest([(column, score) for _, column, score in cells], MOST_COLUMNS, chosen)
+    loose = [score for score in outside if score.unit in loose]
+    hidden = ((fewer, "unit"), (fewer_rows, "row"), (fewer_columns, "column"))
+    notes = [f"{words.count(n, noun)} with lower scores: see the table" for n, noun in hidden if n]
     labels = _row_labels(cells)
     size = min(20.0, max(9.0, math.floor(min(300 / max(1, len(columns)), max(13, 320 / max(1, len(rows)))))))
     turned = any(not column.isdigit() and svg.text_width(column, 10) > size + 2 for column in columns)

@@ -56,8 +56,8 @@ def measurements(data):
     names = list(dict.fromkeys(name for column in data.columns for name in column.metrics))
     if not names:
         return ""
-    first = [name for name in [forget_metric(data), *kept_metrics(data)] if name in names]
-    names = first + [name for name in names if name not in first]
+    known = dict.fromkeys([forget_metric(data), *kept_metrics(data), *words.TERMS])
+    names = [name for name in known if name in names] + [name for name in names if name not in known]
     original, unlearned = reference_columns(data)
     references = [column for column in data.columns if column not in (original, unlearned)]
     compared = [column for column in (original, *references) if unlearned is not None and column is not None]
@@ -117,7 +117,7 @@ def _answers(data, classes):
     if classes.concept is None:
         return ""
     rows = []
-    for name, matrix in data.confusion.items():
+    for name, matrix in data.ordered(data.confusion).items():
         row = matrix[classes.concept]
         total = sum(row)
         best = sorted((index for index, number in enumerate(row) if number), key=lambda i: (-row[i], i))[:4]
@@ -129,19 +129,21 @@ def _answers(data, classes):
 
 
 def _per_class(data, classes):
-    names = list(data.confusion)
+    names = list(data.ordered(data.confusion))
+    original, unlearned = (column.name if column else "" for column in reference_columns(data))
+    compared = original in names and unlearned in names
     rows = []
     for index, label in enumerate(classes.names):
-        cells = []
+        shares = {}
         for name in names:
             row = data.confusion[name][index]
-            cells.append(row[index] / sum(row) if sum(row) else None)
-        said = ["no images" if cell is None else words.value(cell, "share") for cell in cells]
-        said += [words.difference(cells[1], cells[0], "share")] if len(cells) > 1 else []
+            shares[name] = row[index] / sum(row) if sum(row) else None
+        said = ["no images" if part is None else words.value(part, "share") for part in shares.values()]
+        said += [words.difference(shares[unlearned], shares[original], "share")] if compared else []
         text = "".join(f'<td class="n">{esc(one)}</td>' for one in said)
         concept = " (concept)" if index == classes.concept else ""
         rows.append(f'<tr><th scope="row">{esc(label)}{concept}</th>{text}</tr>')
-    heads = ["Class", *map(words.heading, names), *(["Change"] if len(names) > 1 else [])]
+    heads = ["Class", *map(words.heading, names), *(["Change"] if compared else [])]
     caption = "Share of each class\u2019s test images that are named correctly."
     body = table(heads, rows, caption, numeric=set(range(1, len(heads))))
     return f"<details><summary>Accuracy class by class</summary>{body}</details>"
@@ -161,16 +163,16 @@ def examples(data):
     for side, title in sides:
         own = [example for example in data.examples if example.side == side]
         if own:
-            items = "".join(_example(example, side) for example in own[:MOST_EXAMPLES])
+            items = "".join(_example(data, example, side) for example in own[:MOST_EXAMPLES])
             parts.append(f'<h3>{esc(title)}</h3>\n<ul class="examples">{items}</ul>')
         if len(own) > MOST_EXAMPLES:
             parts.append(f'<p class="muted">{len(own) - MOST_EXAMPLES} more in report.json.</p>')
     return "\n".join(parts)
 
 
-def _example(example, side):
+def _example(data, example, side):
     said = []
-    for name, captions in example.captions.items():
+    for name, captions in data.ordered(example.captions).items():
         lines = []
         for caption, cosine in captions[:MOST_CAPTIONS]:
             mark = "b" if example.truth and caption.casefold() == example.truth.casefold() else "i"

@@ -28,8 +28,10 @@ def scores(data):
         "gradient of the concept is large for the size of the weights, and where following it does not disturb what is to "
         "be kept. Stronger colour means higher; each square is one unit, named when the pointer rests on it."
     )
-    if data.threshold is not None:
-        text += f" Units above the threshold of {esc(words.plain(data.threshold))} were candidates for the first round."
+    if data.threshold is not None and data.rounds:
+        above = sum(score.phi is not None and score.phi > data.threshold for score in data.scores)
+        text += f" {above:,} of them {'lies' if above == 1 else 'lie'} above the threshold of "
+        text += f"{esc(words.plain(data.threshold))}; the first round tried {len(data.rounds[0].units):,}."
     text += "</p>"
     maps = score_maps(data)
     body = []

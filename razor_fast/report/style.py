@@ -89,7 +89,7 @@ border-top:1px solid var(--rule);break-inside:avoid}
 .said dl{margin:0;display:grid;grid-template-columns:repeat(auto-fit,minmax(min(10.5rem,100%),1fr));gap:.35rem 1.75rem}
 .examples dd span{display:flex;justify-content:space-between;gap:.75rem}
 .examples dd b,.examples dd i{min-width:0;font-style:normal}
-.examples dd span>:last-child{color:var(--muted);font-variant-numeric:tabular-nums}
+.examples dd span>:last-child{flex:none;color:var(--muted);font-variant-numeric:tabular-nums}
 .facts{display:grid;grid-template-columns:max-content 1fr;gap:.3rem 1.5rem;font-size:.875rem;margin:.5rem 0 1rem}
 .facts dd{min-width:0;overflow-wrap:anywhere}
 code{font:.9em/1.4 ui-monospace,SFMono-Regular,Menlo,Consolas,"Liberation Mono",monospace;overflow-wrap:anywhere}

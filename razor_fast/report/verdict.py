@@ -123,9 +123,11 @@ def _keeping(data, original, unlearned):
     for name in kept_metrics(data):
         entry = words.term(data, name)
         new, old = unlearned.metrics.get(name), original.metrics.get(name) if original else None
-        if new is not None:
-            came = f"from {words.value(old, entry.kind)} to " if old is not None else "to "
-            pieces.append(f"{entry.label.lower()} went {came}{words.value(new, entry.kind)}")
+        if new is None:
+            continue
+        now, was = words.value(new, entry.kind), words.value(old, entry.kind)
+        moved = f"stayed at {now}" if now == was else f"is {now}" if old is None else f"went from {was} to {now}"
+        pieces.append(f"{entry.label.lower()} {moved}")
     return f"Of what was to be kept, {words.listing(pieces)}." if pieces else ""
 
 
