@@ -30,7 +30,7 @@ def scores(data):
     )
     if data.threshold is not None and data.rounds:
         above = sum(score.phi is not None and score.phi > data.threshold for score in data.scores)
-        text += f" {above:,} of them {'lies' if above == 1 else 'lie'} above the threshold of "
+        text += f" {f'{above:,}' if above else 'None'} of them {'lie' if above > 1 else 'lies'} above the threshold of "
         text += f"{esc(words.plain(data.threshold))}; the first round tried {len(data.rounds[0].units):,}."
     text += "</p>"
     maps = score_maps(data)
