@@ -16,6 +16,7 @@ def test_accuracy_and_margin():
     targets = torch.tensor([0, 1, 2])
     assert metrics.zero_shot_accuracy(SIMILAR, targets) == pytest.approx(1 / 3)
     assert metrics.class_margin(SIMILAR, targets) == pytest.approx((0.6 - 0.1 - 0.2) / 3)
+    assert metrics.class_margin(SIMILAR - 1, targets) == pytest.approx((0.6 - 0.1 - 0.2) / 3)  # cosines below zero
     assert metrics.zero_shot_accuracy(SIMILAR, torch.tensor([0, 2, 1])) == 1
     assert metrics.class_margin(SIMILAR, torch.tensor([0, 2, 1])) == pytest.approx((0.6 + 0.1 + 0.2) / 3)
 

@@ -24,6 +24,12 @@ def test_members_that_differ_are_told_apart_whichever_way_they_differ():
     )
 
 
+def test_a_partial_leak_is_measured_by_scores_not_by_verdicts():
+    """Two features, each shifted by one standard deviation: d' = sqrt(2), so AUC = Phi(1) = 0.841; of verdicts, 0.76."""
+    found = [membership_auc(*drawn(seed, 1)) for seed in range(12)]
+    assert np.mean(found) == pytest.approx(0.841, abs=0.03)
+
+
 def test_members_drawn_like_the_others_are_not_told_apart():
     """A fit scored on its own samples would lie near 0.57 here; held-out scores do not."""
     found = [membership_auc(*drawn(seed, 0), seed=seed) for seed in range(24)]

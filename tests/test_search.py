@@ -97,6 +97,8 @@ def test_contradictory_answers_narrow_the_bracket_to_the_safe_side():
     search.tell(2.0, stable=True, met=True)
     search.tell(1.5, stable=False)  # below two steps told stable, one of them with the target met
     assert search.best == search.stable == 1.0 and search.met is None and 1 < search.propose() < 1.5
+    search.tell(3.0, stable=False)  # larger than what is known: nothing new
+    assert 1 < search.propose() < 1.5
     search.tell(0.5, stable=False)
     assert search.best is None and search.propose() == 0.25
 

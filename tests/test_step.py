@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -84,6 +86,12 @@ def test_the_step_forgets_and_retains_on_two_weights():
     assert model.weight.tolist() == [[pytest.approx(3.2), pytest.approx(3.8)]]
     after = {side: loss(side).item() for side in cases}
     assert after == {"forget": pytest.approx(2.42), "retain": pytest.approx(0.32), "mismatch": pytest.approx(0.32)}
+
+
+def test_the_example_of_the_method_page_runs():
+    page = (Path(__file__).parent.parent / "docs" / "method.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(compile(block, "docs/method.md", "exec"), {})
 
 
 @pytest.mark.parametrize("kind", DTYPES)
@@ -228,6 +236,22 @@ def test_after_the_last_fp64_unit_is_dropped_undo_still_writes_what_the_model_ho
     held = snapshot(model)
     rest.undo()
     assert rest.base.dtype == FP32 and same(model, held)
+
+
+@pytest.mark.parametrize("kind", ["bf16", "fp32"])
+def test_an_interrupted_accept_leaves_the_last_accepted_step(kind, monkeypatch):
+    model, state, _ = stepped(kind)
+    state.accept(ETA)
+    held, place = snapshot(model), state.place()
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("razor_fast.ops.segment_gather", interrupted)  # after the weights were written
+        with pytest.raises(KeyboardInterrupt):
+            state.accept({"mlp.weight": 0.1})
+    assert same(model, held) and state.place() == place
 
 
 def test_a_displacement_is_walked_by_its_share():
