@@ -1,6 +1,6 @@
 """Validated configuration of a run. Unknown options and impossible values are refused before a model is loaded."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -12,7 +12,7 @@ __all__ = ["Strict", "RazorConfig"]
 class Strict(BaseModel):
     """A pydantic model that refuses unknown options and raises ConfigError with the option, its value and the remedy."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     def __init__(self, **options):
         try:
@@ -63,15 +63,14 @@ class RazorConfig(Strict):
 
     forget_target: float = Field(0.0, description="stop when the forget metric on validation is at or below this")
     retain_tolerance: float = Field(0.01, ge=0, description="largest drop allowed of each retain metric on validation")
-    tolerances: dict[str, float] = Field(default_factory=dict, description="the same, by metric, where it differs")
+    tolerances: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        default_factory=dict, description="the same, by metric, where it differs"
+    )
 
     inner_steps: int = Field(8, ge=1, description="gradient steps that form a round's direction; the paper's is 1")
     inner_share: float = Field(0.02, gt=0, description="length of an inner step, as a share of the norm of what moves")
     step: Literal["per_unit", "joint"] = Field(
         "per_unit", description="search one step size a unit, or one for all of K"
-    )
-    first_step: float = Field(
-        0.1, gt=0, description="first step tried, as a share of the unit's norm: ||step||/||theta||"
     )
     max_probes: int = Field(10, ge=1, description="evaluations of one step-size search")
     rounding: Literal["nearest", "stochastic"] = Field("nearest", description="how bf16 and fp16 weights are rounded")

@@ -1,10 +1,11 @@
 """What the loop tells the world: one dataclass an event. Progress bars, the JSONL log, callbacks and tests read these."""
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 
 __all__ = ["Event", "RunStarted", "RoundStarted", "Scored", "UnitsChosen", "Probed", "StepAccepted", "StepRejected",
-           "RoundEnded", "RunEnded", "as_record"]  # fmt: skip
+           "RoundEnded", "RunEnded", "as_record", "plain"]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -95,5 +96,14 @@ class RunEnded(Event):
 
 
 def as_record(event):
-    """A JSON-able dict with the event's name first."""
-    return {"event": type(event).__name__, **dataclasses.asdict(event)}
+    """A JSON-able dict with the event's name first. Numbers that JSON has no form for (NaN, infinity) become None."""
+    return plain({"event": type(event).__name__, **dataclasses.asdict(event)})
+
+
+def plain(value):
+    """The same dicts, lists and scalars with None for numbers that are not finite, so that the JSON is valid."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -5,7 +5,8 @@
     state.safetensors  after each round: full-precision values and originals of the edited slices, and the loop's state
     result.json, edit.safetensors, edit.undo.safetensors, scores.csv    written at the end by methods/razor.py
 
-Writes are atomic except for the log, whose last line may be cut by a crash: readers skip it.
+Writes are atomic except for the log, whose last line may be cut by a crash: readers skip it. A log holds a RunStarted for
+each time the run was started; rounds that a crash cut short appear again after it.
 """
 
 import json
@@ -17,8 +18,8 @@ from safetensors.torch import save_file
 
 from .atomic import atomic_files
 from .errors import BaseMismatchError, RunDirectoryError
-from .events import as_record
-from .fingerprint import hash_tensor
+from .events import as_record, plain
+from .fingerprint import hash_tensor, hash_text
 from .step import StepState
 
 __all__ = ["RunDirectory", "check_run_folder", "read_log"]
@@ -26,13 +27,14 @@ __all__ = ["RunDirectory", "check_run_folder", "read_log"]
 KNOWN = {"config.json", "log.jsonl", "state.safetensors", "edit.safetensors", "edit.undo.safetensors", "scores.csv",
          "result.json", "report.html", "report.json"}  # fmt: skip
 STATE_FORMAT = "razor_fast.state"
-STATE_VERSION = "1"
+STATE_VERSION = "2"
+LOOP_FIELDS = ("round", "chosen", "fruitless", "edited", "unhelpful", "before", "metrics", "probes", "seconds")
 
 
 def read_log(path):
     """Records of a log.jsonl, oldest first. A last line cut short by a crash is left out."""
     records = []
-    for line in Path(path).read_text(encoding="utf-8").splitlines():
+    for line in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             records.append(json.loads(line))
         except json.JSONDecodeError:
@@ -43,16 +45,27 @@ def read_log(path):
 class RunDirectory:
     """Open or make the folder of one run.
 
-    path: a missing or empty folder starts a new run; one with the same `settings` resumes, or is found finished.
+    path: a missing or empty folder starts a new run; one with the same `settings` resumes, or is found finished. The
+    folder appears with the first thing that is written to it, so a run that is refused leaves none behind.
     settings: JSON-able dict of all that decides the outcome (configuration, task, model fingerprint).
     Raises RunDirectoryError, before anything is written, for a folder that holds anything else.
     """
 
     def __init__(self, path, settings):
         self.path = Path(path)
-        self.settings = json.loads(json.dumps(settings))
+        self.settings = json.loads(json.dumps(plain(settings)))
+        self._begun = False
         self._check()
+
+    def begin(self):
+        """Make the folder, before the first write."""
+        if self._begun:
+            return
         self.path.mkdir(parents=True, exist_ok=True)
+        for name in KNOWN:
+            for left in self.path.glob(f".{name}.*.tmp"):  # a crash may have cut a write short
+                left.unlink()
+        self._begun = True
         if not (self.path / "config.json").exists():
             self.write_json("config.json", self.settings)
         self._mend_log()
@@ -60,7 +73,12 @@ class RunDirectory:
     def _check(self):
         if not check_run_folder(self.path):
             return
-        found = json.loads((self.path / "config.json").read_text(encoding="utf-8"))
+        try:
+            found = json.loads((self.path / "config.json").read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise RunDirectoryError(
+                f"{self.path / 'config.json'} cannot be read ({error}); choose a new folder"
+            ) from None
         if found != self.settings:
             raise RunDirectoryError(
                 f"{self.path} holds a run with other settings ({_first_difference(found, self.settings)}); "
@@ -72,55 +90,51 @@ class RunDirectory:
         if log.exists():
             text = log.read_bytes()
             if text and not text.endswith(b"\n"):
-                whole = text[: text.rfind(b"\n") + 1]
+                start = text.rfind(b"\n") + 1
+                try:
+                    json.loads(text[start:])
+                    whole = text + b"\n"  # only the end of the line was cut
+                except ValueError:
+                    whole = text[:start]
                 with atomic_files(log, overwrite=True) as (temporary,):
                     temporary.write_bytes(whole)
 
     def write_json(self, name, value):
+        self.begin()
+        text = json.dumps(plain(value), indent=1, default=str, allow_nan=False)
         with atomic_files(self.path / name, overwrite=True) as (temporary,):
-            temporary.write_text(json.dumps(value, indent=1, default=str) + "\n", encoding="utf-8")
+            temporary.write_text(text + "\n", encoding="utf-8")
 
     def log(self, event):
+        self.begin()
+        line = json.dumps(as_record(event), allow_nan=False)
         with open(self.path / "log.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(as_record(event)) + "\n")
+            file.write(line + "\n")
 
     def save(self, state):
         """After a round: everything between rounds that cannot be recomputed."""
-        loop = {
-            name: getattr(state, name)
-            for name in ("round", "chosen", "fruitless", "edited", "unhelpful", "before", "metrics", "probes", "seconds")
-        }
-        tensors = {}
+        self.begin()
+        loop, tensors = {name: getattr(state, name) for name in LOOP_FIELDS}, {}
         if state.step is not None:
             loop["units"] = [unit.name for unit in state.step.units]
             step = state.step
             tensors = {"base": step.base.cpu(), "original": step.original.cpu(), "held": step.held.cpu()}
-        metadata = {
-            "format": STATE_FORMAT,
-            "version": STATE_VERSION,
-            "loop": json.dumps(loop),
-            "hashes": json.dumps({name: hash_tensor(t) for name, t in tensors.items()}),
-        }
+        loop = json.dumps(loop)
+        hashes = {"loop": hash_text(loop), **{name: hash_tensor(tensor) for name, tensor in tensors.items()}}
+        metadata = {"format": STATE_FORMAT, "version": STATE_VERSION, "loop": loop, "hashes": json.dumps(hashes)}
         with atomic_files(self.path / "state.safetensors", overwrite=True) as (temporary,):
             save_file(tensors or {"empty": torch.zeros(1)}, temporary, metadata=metadata)
 
     def restore(self, state, units, rounding_seed):
         """Bring a fresh loop state, and the model, to where the killed run stood. Returns the rounds taken over (0: none).
 
-        Raises BaseMismatchError, before anything is written, when the model does not hold the run's original values.
+        Raises, before anything is written: RunDirectoryError for a state that is damaged, BaseMismatchError when the model
+        does not hold the run's original values.
         """
         path = self.path / "state.safetensors"
         if not path.exists():
             return 0
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-        if metadata.get("format") != STATE_FORMAT or metadata.get("version") != STATE_VERSION:
-            raise RunDirectoryError(f"{path} is not a run state of this version; start again in a new folder")
-        hashes = json.loads(metadata["hashes"])
-        if any(hash_tensor(tensors[name]) != value for name, value in hashes.items()):
-            raise RunDirectoryError(f"{path} is damaged (its hash differs); start again in a new folder")
-        loop = json.loads(metadata["loop"])
+        loop, tensors = _read_state(path)
         chosen = loop.pop("units", None)
         if chosen:
             step = StepState(units.subset(chosen), rounding_seed=rounding_seed)
@@ -134,6 +148,25 @@ class RunDirectory:
         for name, value in loop.items():
             setattr(state, name, value)
         return state.round
+
+
+def _read_state(path):
+    """(loop, tensors) of a state file whose every hash agrees; else RunDirectoryError."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        if metadata.get("format") != STATE_FORMAT or metadata.get("version") != STATE_VERSION:
+            raise RunDirectoryError(f"{path} is not a run state of this version; start again in a new folder")
+        hashes, text = json.loads(metadata["hashes"]), metadata["loop"]
+        found = {"loop": hash_text(text), **{name: hash_tensor(tensors[name]) for name in hashes if name != "loop"}}
+        if found != hashes:
+            raise RunDirectoryError(f"{path} is damaged (a hash differs); start again in a new folder")
+        return json.loads(text), tensors
+    except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, RunDirectoryError):
+            raise
+        raise RunDirectoryError(f"{path} is damaged ({error}); start again in a new folder") from error
 
 
 def check_run_folder(path):

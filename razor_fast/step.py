@@ -42,6 +42,7 @@ class StepState:
         self.base = ops.segment_gather(self.tensors, self.plan)
         self.original = self.base.clone()
         self.held = self.base.clone()  # also where units are carried over: the model stands at the last accepted step
+        self._applied = False  # whether a probe is in the model
         self._ranges = self._find_ranges()
         self.gradients = dict.fromkeys(("forget", "retain", "mismatch"))
         self.coefficients = (0.0, 0.0, 0.0)
@@ -112,16 +113,22 @@ class StepState:
         }
 
     def apply(self, eta):
-        """Write theta = round(base - eta_u * direction). eta: dict unit name -> step size; units left out stay at base."""
+        """Write theta = round(base - eta_u * direction). eta: dict unit name -> step size; units left out, or of size 0,
+        stay as they were at the last accepted step, bit for bit (0 times a direction would turn -0.0 into 0.0)."""
+        if self._applied:
+            self.undo()
+        self._applied = True
         self._update(self.tensors, self.plan.tiles, eta, self.rounding_seed)
 
     def undo(self):
         """Write back, bit for bit, what the model held at the last accepted step."""
         ops.segment_scatter_(self.tensors, self.held, self.plan)
+        self._applied = False
 
     def restore(self):
         """Write the original values back: bit for bit what the model held before its first edit."""
         ops.segment_scatter_(self.tensors, self.original, self.plan)
+        self._applied = True
 
     def original_slices(self, name):
         """The values a unit's slices had before its first edit: a list of [rows, columns] CPU tensors in their own dtypes."""
@@ -134,11 +141,12 @@ class StepState:
 
     def accept(self, eta):
         """Make the step the new base, in full precision, and write it: the same arithmetic and bits as `apply`."""
-        target = torch.empty_like(self.base)
+        target = self.base.clone()
         self._update([target], self.plan.flat_tiles(), eta, None)
         try:
-            ops.segment_scatter_(self.tensors, target, self.plan, rounding_seed=self.rounding_seed)
+            self.apply(eta)
             self.base, self.held = target, ops.segment_gather(self.tensors, self.plan, target.dtype)
+            self._applied = False
         except BaseException:
             self.undo()
             raise
@@ -157,13 +165,16 @@ class StepState:
         if not torch.isfinite(sizes).all():
             raise ConfigError(f"step sizes must be finite; got {dict(eta)}")
         blank = self.base.new_empty(0)
+        moving = (sizes != 0).to(tiles.device)[tiles[:, 5]]
+        if not moving.any():
+            return
         terms = [blank if g is None else g for g in self.gradients.values()]
         with torch.no_grad():
             torch.ops.razor_fast.segment_update_(
                 tensors,
                 self.base,
                 *terms,
-                tiles,
+                tiles[moving],
                 sizes.to(self.base.device),
                 *map(float, self.coefficients),
                 rounding_seed,

@@ -186,7 +186,10 @@ def test_per_unit_probes_each_unit_and_moves_the_best_one():
     assert len(accepted.steps) == 1 and set(accepted.happened) == set(accepted.steps)
     (unit,) = accepted.steps
     best = min(
-        (min((p.metrics["margin"] for p in of(ev.Probed, found) if p.unit == name and within(p, found)), default=9), name)
+        (
+            min((p.metrics["margin"] for p in of(ev.Probed, found) if p.unit == name and within(p, found)), default=9),
+            name,
+        )
         for name in chosen
     )
     assert best == (accepted.metrics["margin"], unit)

@@ -1,13 +1,15 @@
 """RAZOR (CVPR 2026, arXiv 2603.14819) as one call: run the loop, capture the edit, keep what is worth keeping."""
 
+import json
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..config import RazorConfig
 from ..edit import Edit
-from ..events import RunEnded, Scored
+from ..events import RunEnded, Scored, plain
 from ..families.task import report_sections, take_snapshot
-from ..fingerprint import fingerprint
+from ..fingerprint import fingerprint, hash_text
 from ..growth import unlearn_events
 from ..run_directory import RunDirectory, read_log
 from ..scoring import ScoreRow, write_scores
@@ -49,22 +51,24 @@ def unlearn(task, config=None, *, run_directory=None, units=None, on_event=None)
     run = None
     if run_directory is not None:
         settings = {"razor": config.model_dump(mode="json"), "task": task.describe(), "base_sha256": base}
+        settings["units"] = None if units is None else hash_text(json.dumps(list(units.names)))
         run = RunDirectory(run_directory, settings)
     shots = {"original": take_snapshot(task)}
     scores, ended = [], None
     loop = unlearn_events(task, config, units=units, run=run)
-    while True:
-        try:
-            event = next(loop)
-        except StopIteration as stop:
-            state = stop.value
-            break
-        if isinstance(event, Scored) and event.round == 0:
-            scores = event.rows
-        if isinstance(event, RunEnded):
-            ended = event
-        if on_event is not None:
-            on_event(event)
+    with closing(loop):
+        while True:
+            try:
+                event = next(loop)
+            except StopIteration as stop:
+                state = stop.value
+                break
+            if isinstance(event, Scored) and event.round == 0:
+                scores = event.rows
+            if isinstance(event, RunEnded):
+                ended = event
+            if on_event is not None:
+                on_event(event)
     shots["unlearned"] = take_snapshot(task)
     metrics = {
         "validation": {"before": ended.before, "after": ended.after},
@@ -112,8 +116,8 @@ def capture(task, state, config, metrics):
         manifest={
             "configuration": {"method": "razor", "razor": config.model_dump(mode="json"), "task": task.describe()},
             "seeds": {"run": config.seed},
-            "metrics_before": metrics["test"]["before"],
-            "metrics_after": metrics["test"]["after"],
+            "metrics_before": plain(metrics["test"]["before"]),
+            "metrics_after": plain(metrics["test"]["after"]),
         },
     )
 
