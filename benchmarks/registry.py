@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from benchmarks.habits import slug
+from benchmarks.habits import salun, slug, ssd
 from razor_fast import ops, reference
 from razor_fast.plan import Plan, matrix_shape
 
@@ -21,11 +21,15 @@ HEAD_WIDTH = 64  # of every CLIP model of open_clip that is timed here
 
 @dataclass
 class Provider:
-    """run() does the timed work; gate() looks at its last result; bytes_moved is what the work has to read and write."""
+    """run() does the timed work; gate() looks at its last result; bytes_moved is what the work has to read and write.
+
+    rounds: at most so many timings, for what takes many seconds; None for as many as asked.
+    """
 
     run: Callable[[], object]
     gate: Callable[[object], str | None]
     bytes_moved: int
+    rounds: int | None = None
 
 
 @dataclass
@@ -207,9 +211,97 @@ def segment_update_(model: Model) -> Case:
                 {"eager": "eager", "razor_fast": "eager"})
 
 
+def _lists(model: Model, *seeds: int) -> list[list[Tensor]]:
+    return [list(model.tensors(seed).values()) for seed in seeds]
+
+
+def square_accumulate_(model: Model) -> Case:
+    """One batch's squared gradients added to the importance of every parameter."""
+    gradients, = _lists(model, 1)
+    want = [torch.zeros_like(g) for g in gradients]
+    reference.square_accumulate_(want, gradients, 0.5)
+    kept = [torch.zeros_like(g) for g in gradients]
+
+    def fresh(run):  # the gate looks at the first run, on zeros; later runs add on and on
+        run(kept)
+        return kept
+
+    def foreach(kept):
+        torch._foreach_addcmul_(kept, gradients, gradients, value=0.5)
+
+    def close(found) -> str | None:
+        wrong = any(not torch.allclose(a, b, rtol=1e-6, atol=1e-12) for a, b in zip(found, want))
+        for a in found:
+            a.zero_()
+        return "not the sums of squares" if wrong else None
+
+    def bits(found) -> str | None:
+        wrong = _bits_gate(want)(found)
+        for a in found:
+            a.zero_()
+        return wrong
+
+    moved = 12 * model.elements
+    return Case("all parameters", {
+        "ssd_habit": Provider(lambda: fresh(lambda kept: ssd.accumulate(kept, gradients, 0.5)), close, moved),
+        "foreach": Provider(lambda: fresh(foreach), close, moved),
+        "razor_fast": Provider(lambda: fresh(lambda kept: ops.square_accumulate_(kept, gradients, 0.5)), bits, moved),
+    }, {name: "ssd_habit" for name in ("ssd_habit", "foreach", "razor_fast")})
+
+
+def dampen_(model: Model) -> Case:
+    """Every parameter dampened where it matters more to the forget set; alpha = 10 chooses about every fifth element."""
+    base, *importance = _lists(model, 1, 2, 3)
+    for tensor in (*importance[0], *importance[1]):
+        tensor.square_()
+    want = [t.clone() for t in base]
+    reference.dampen_(want, *importance, 10.0, 1.0)
+    theta = [t.clone() for t in base]
+
+    def on(run):
+        run()
+        return theta
+
+    def gate(same):
+        def look(found) -> str | None:
+            wrong = None if all(same(a, b) for a, b in zip(found, want)) else "not dampened as the reference does"
+            for a, b in zip(found, base):
+                a.copy_(b)
+            return wrong
+
+        return look
+
+    moved = 16 * model.elements
+    return Case("all parameters", {
+        "ssd_habit": Provider(lambda: on(lambda: ssd.dampen(theta, *importance, 10.0, 1.0)), gate(torch.allclose), moved),
+        "razor_fast": Provider(lambda: on(lambda: ops.dampen_(theta, *importance, alpha=10.0, dampening=1.0)),
+                               gate(torch.equal), moved),
+    }, {"ssd_habit": "ssd_habit", "razor_fast": "ssd_habit"})
+
+
+def magnitude_threshold(model: Model) -> Case:
+    """The threshold that keeps half of all gradient elements, as SalUn does by default."""
+    gradients, = _lists(model, 1)
+    k = model.elements // 2
+    want = reference.magnitude_threshold(gradients, k)
+    moved = 4 * model.elements
+
+    def concatenate_and_sort():
+        return torch.cat([g.flatten() for g in gradients]).abs_().sort(descending=True).values[k - 1]
+
+    return Case("all parameters", {
+        "salun_habit": Provider(lambda: salun.threshold(gradients, k), _bits_gate(want), moved, rounds=1),
+        "sort": Provider(concatenate_and_sort, _bits_gate(want), moved, rounds=1),
+        "razor_fast": Provider(lambda: ops.magnitude_threshold(gradients, k), _bits_gate(want), moved),
+    }, {"salun_habit": "salun_habit", "sort": "salun_habit", "razor_fast": "sort"})
+
+
 BENCHMARKS: dict[str, Callable[[Model], Case]] = {
     "segment_stats": segment_stats,
     "segment_gather": segment_gather,
     "segment_scatter_": segment_scatter_,
     "segment_update_": segment_update_,
+    "square_accumulate_": square_accumulate_,
+    "dampen_": dampen_,
+    "magnitude_threshold": magnitude_threshold,
 }

@@ -59,8 +59,11 @@ def measure(case: Case, repeats: int, elements: int) -> dict[str, list[float]]:
     buffer = torch.randn(elements)
     buffer.sum()
     times: dict[str, list[float]] = {PLAIN_SUM: [], **{name: [] for name in case.providers}}
-    for _ in range(repeats):
+    for i in range(repeats):
         for name, taken in times.items():
+            rounds = None if name == PLAIN_SUM else case.providers[name].rounds
+            if rounds is not None and i >= rounds:
+                continue
             run = buffer.sum if name == PLAIN_SUM else case.providers[name].run
             begin = time.perf_counter()
             run()

@@ -36,4 +36,14 @@ struct Update {
   Rounding rounding;
 };
 
+// One step of a radix selection over the bits of |x|, as fp32 or fp64: keys whose bits from `above` on equal `prefix` are
+// counted by their bits [shift, above).
+struct Digit {
+  uint64_t prefix;
+  int above, shift;
+  bool wide;
+};
+constexpr int kDigitBits = 11;
+constexpr int64_t kBins = int64_t(1) << kDigitBits;
+
 }  // namespace razor

@@ -53,6 +53,19 @@ def _update_fake(theta, base, g_forget, g_retain, g_mismatch, tiles, eta, c_forg
     return None
 
 
+def _square_accumulate_fake(accumulators, gradients, weight):
+    return None
+
+
+def _dampen_fake(theta, importance_forget, importance_retain, alpha, dampening):
+    return None
+
+
+def _threshold_fake(tensors, k):
+    wide = any(t.dtype == torch.float64 for t in tensors)
+    return tensors[0].new_empty((), dtype=torch.float64 if wide else torch.float32)
+
+
 _NOT_YET = "reference: its CUDA kernel is not written yet"
 
 OPERATORS: dict[str, Operator] = {
@@ -84,6 +97,27 @@ OPERATORS: dict[str, Operator] = {
             "Tensor eta, float c_forget, float c_retain, float c_mismatch, int? rounding_seed=None) -> ()",
             _update_fake,
             mutates=("theta",),
+            owners=(("cpu", "C++"), ("cuda", _NOT_YET)),
+        ),
+        Operator(
+            "square_accumulate_",
+            "(Tensor(a!)[] accumulators, Tensor[] gradients, float weight) -> ()",
+            _square_accumulate_fake,
+            mutates=("accumulators",),
+            owners=(("cpu", "C++"), ("cuda", _NOT_YET)),
+        ),
+        Operator(
+            "dampen_",
+            "(Tensor(a!)[] theta, Tensor[] importance_forget, Tensor[] importance_retain, float alpha, "
+            "float dampening) -> ()",
+            _dampen_fake,
+            mutates=("theta",),
+            owners=(("cpu", "C++"), ("cuda", _NOT_YET)),
+        ),
+        Operator(
+            "magnitude_threshold",
+            "(Tensor[] tensors, int k) -> Tensor",
+            _threshold_fake,
             owners=(("cpu", "C++"), ("cuda", _NOT_YET)),
         ),
     )

@@ -5,6 +5,7 @@ A check that fails raises before anything is written. This room may call plan, _
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -206,3 +207,91 @@ def segment_update_(theta: Sequence[Tensor], base: Tensor, g_forget: Tensor | No
     plan = plan.to(device)
     torch.ops.razor_fast.segment_update_(theta, base.detach(), *terms, plan.tiles, eta.detach(), float(c_forget),
                                          float(c_retain), float(c_mismatch), rounding_seed)
+
+
+def _check_tensors(name: str, tensors: Sequence[Tensor], dtypes: Sequence[torch.dtype] = DTYPES) -> None:
+    for i, tensor in enumerate(tensors):
+        label = f"{name}[{i}]"
+        _check_kind(label, tensor)
+        if tensor.dtype not in dtypes:
+            raise OperatorInputError(f"{label} has dtype {tensor.dtype}; expected one of {', '.join(map(str, dtypes))}")
+        if tensor.device != tensors[0].device:
+            raise OperatorInputError(f"{label} is on {tensor.device}; expected {tensors[0].device}, where {name}[0] is")
+
+
+def _check_beside(name: str, tensors: Sequence[Tensor], other: str, others: Sequence[Tensor], *,
+                  may_be_empty: bool = False) -> None:
+    """Refuses `others` unless they are, one for one, of the shapes and on the device of `tensors`."""
+    if len(tensors) != len(others):
+        raise OperatorInputError(f"{other} has {len(others)} tensors and {name} {len(tensors)}; expected one for each")
+    _check_tensors(other, others)
+    for i, (tensor, beside) in enumerate(zip(tensors, others)):
+        if beside.device != tensor.device:
+            raise OperatorInputError(f"{other}[{i}] is on {beside.device}; expected {tensor.device}, where {name}[{i}] is")
+        if beside.shape != tensor.shape and not (may_be_empty and beside.numel() == 0):
+            raise OperatorInputError(f"{other}[{i}] has shape {list(beside.shape)}; expected {list(tensor.shape)}, the "
+                                     f"shape of {name}[{i}]")
+
+
+def _check_number(name: str, value: float) -> None:
+    if not (isinstance(value, (int, float)) and math.isfinite(value) and value >= 0):
+        raise OperatorInputError(f"{name} is {value!r}; expected a finite number, 0 or more")
+
+
+def square_accumulate_(accumulators: Sequence[Tensor], gradients: Sequence[Tensor | None], weight: float = 1.0) -> None:
+    """accumulator += weight * gradient^2 over whole tensors: the diagonal Fisher importance of SSD (arXiv 2308.07707).
+
+    accumulators: fp32 or fp64; gradients: one of the same shape for each, fp32, fp64, bf16 or fp16, any strides; one that
+    is None or has no elements adds nothing. weight: 0 or more, 1 / batches for a mean. Evaluated in fp64 where either
+    is fp64, else in fp32, without fused multiply-adds. Bumps the version counters. Raises OperatorInputError before
+    anything is written.
+    """
+    accumulators = list(accumulators)
+    if len(gradients) != len(accumulators):
+        raise OperatorInputError(f"gradients has {len(gradients)} tensors and accumulators {len(accumulators)}; expected one "
+                                 "for each, or None")
+    gradients = _filled(gradients, accumulators)
+    _check_tensors("accumulators", accumulators, (torch.float32, torch.float64))
+    _check_beside("accumulators", accumulators, "gradients", gradients, may_be_empty=True)
+    _check_number("weight", weight)
+    _check_written("accumulators", accumulators)
+    if accumulators:
+        torch.ops.razor_fast.square_accumulate_(accumulators, [g.detach() for g in gradients], float(weight))
+
+
+def dampen_(theta: Sequence[Tensor], importance_forget: Sequence[Tensor], importance_retain: Sequence[Tensor], *,
+            alpha: float, dampening: float) -> None:
+    """Where I_f > alpha * I_r, theta *= min(dampening * I_r / I_f, 1): Selective Synaptic Dampening (arXiv 2308.07707).
+
+    theta, importance_forget, importance_retain: lists of one length, the same shapes, fp32, fp64, bf16 or fp16, mixed at
+    will, any strides. alpha: how many times more important for the forget set an element must be; dampening: the paper's
+    lambda. Evaluated in fp64 where one of the three is fp64, else in fp32, then rounded once to theta's dtype. What is not
+    chosen keeps its bits; where an importance is NaN nothing is chosen. Bumps the version counters. Raises
+    OperatorInputError before anything is written.
+    """
+    theta, importance_forget, importance_retain = list(theta), list(importance_forget), list(importance_retain)
+    _check_tensors("theta", theta)
+    _check_beside("theta", theta, "importance_forget", importance_forget)
+    _check_beside("theta", theta, "importance_retain", importance_retain)
+    _check_number("alpha", alpha)
+    _check_number("dampening", dampening)
+    _check_written("theta", theta)
+    if theta:
+        torch.ops.razor_fast.dampen_(theta, [f.detach() for f in importance_forget],
+                                     [r.detach() for r in importance_retain], float(alpha), float(dampening))
+
+
+def magnitude_threshold(tensors: Sequence[Tensor], k: int) -> Tensor:
+    """The k-th largest |x| over all elements of all tensors: the threshold of SalUn's mask (arXiv 2310.12508). Exact.
+
+    tensors: fp32, fp64, bf16 or fp16, mixed at will, any strides. k: from 1 to the number of elements. Returns a 0-d tensor,
+    fp64 when a tensor is fp64, else fp32. Selected digit by digit from counts of the bits of |x|: nothing is concatenated
+    or sorted. NaN counts as larger than infinity. Not differentiable. Raises OperatorInputError.
+    """
+    tensors = list(tensors)
+    _check_tensors("tensors", tensors)
+    elements = sum(t.numel() for t in tensors)
+    if isinstance(k, bool) or not isinstance(k, (int, torch.SymInt)) or not 1 <= k <= elements:
+        raise OperatorInputError(f"k is {k!r}; expected an int from 1 to {elements}, the elements of all tensors")
+    with torch.no_grad():
+        return torch.ops.razor_fast.magnitude_threshold([t.detach() for t in tensors], k)

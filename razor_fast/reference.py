@@ -161,3 +161,45 @@ def segment_update_(theta: list[Tensor], base: Tensor, g_forget: Tensor, g_retai
         return _flat(base, tile) if total is None else _flat(base, tile) - total * eta[tile[5]]
 
     _write(theta, tiles, rounding_seed, values)
+
+
+def _widest(*tensors: Tensor) -> torch.dtype:
+    return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
+
+
+@torch.no_grad()
+def square_accumulate_(accumulators: list[Tensor], gradients: list[Tensor], weight: float) -> None:
+    """accumulator += weight * gradient^2, in fp64 where either is fp64, else in fp32; then one rounding.
+
+    Every product and sum is rounded on its own; a gradient without elements adds nothing.
+    """
+    for accumulator, gradient in zip(accumulators, gradients):
+        if gradient.numel() == 0:
+            continue
+        wide = _widest(accumulator, gradient)
+        g = gradient.to(wide)
+        added = (g * g) * torch.tensor(weight, dtype=wide, device=g.device)
+        accumulator.copy_(round_to(accumulator.to(wide) + added, accumulator.dtype))
+
+
+@torch.no_grad()
+def dampen_(theta: list[Tensor], importance_forget: list[Tensor], importance_retain: list[Tensor], alpha: float,
+            dampening: float) -> None:
+    """Where I_f > alpha * I_r, theta *= min(dampening * I_r / I_f, 1): Selective Synaptic Dampening, arXiv 2308.07707.
+
+    In fp64 where one of the three is fp64, else in fp32, each operation rounded on its own; then one rounding to theta's
+    dtype. Elements that are not chosen keep their bits.
+    """
+    for t, f, r in zip(theta, importance_forget, importance_retain):
+        wide = _widest(t, f, r)
+        chosen = f.to(wide) > r.to(wide) * torch.tensor(alpha, dtype=wide, device=t.device)
+        ratio = r.to(wide) * torch.tensor(dampening, dtype=wide, device=t.device) / f.to(wide)
+        factor = torch.where(ratio < 1, ratio, torch.ones_like(ratio))
+        t.copy_(torch.where(chosen, round_to(t.to(wide) * factor, t.dtype), t))
+
+
+def magnitude_threshold(tensors: list[Tensor], k: int) -> Tensor:
+    """The k-th largest |x| over all elements of all tensors, 0-d, fp64 when a tensor is fp64, else fp32. NaN is largest."""
+    wide = _widest(*tensors)
+    everything = torch.cat([t.reshape(-1).to(wide).abs() for t in tensors])
+    return everything.sort(descending=True).values[k - 1].clone()

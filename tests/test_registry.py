@@ -68,7 +68,7 @@ def test_has_source_test_benchmark_and_page(op):
         elif meant == "CUDA C++":
             sources = "".join(p.read_text() for p in (ROOT / "csrc" / "cuda").glob("*.cu"))
             assert f'm.impl("{op.name}"' in sources
-    tests = "".join(p.read_text() for p in (ROOT / "tests").glob("test_segment_*.py"))
+    tests = "".join(p.read_text() for p in (ROOT / "tests").glob("test_*.py"))
     assert f"ops.{op.name}(" in tests and f"{op.name}.default" in tests  # compared, and opchecked
     registry = (ROOT / "benchmarks" / "registry.py").read_text()
     assert f'"{op.name}"' in registry

@@ -13,6 +13,12 @@ struct Kernels {
   void (*gather)(const Tile& tile, const Matrix* tensors, void* flat, Dtype dtype);
   void (*scatter)(const Tile& tile, const Matrix* tensors, const void* flat, Dtype dtype, const Rounding& rounding);
   void (*update)(const Tile& tile, const Matrix* theta, const Update& update);
+  // Of whole tensors only the rectangle of a tile is read.
+  void (*square_accumulate)(const Tile& tile, const Matrix* accumulators, const Matrix* gradients, double weight);
+  void (*dampen)(const Tile& tile, const Matrix* theta, const Matrix* importance_forget,
+                 const Matrix* importance_retain, double alpha, double dampening);
+  // counts[kBins] of one tile, at most 2^32 - 1 elements big.
+  void (*histogram)(const Tile& tile, const Matrix* tensors, const Digit& digit, uint32_t* counts);
 };
 
 extern const Kernels kernels_baseline;

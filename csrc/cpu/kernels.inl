@@ -16,7 +16,6 @@ namespace {
 constexpr int64_t kLanes = 16;
 constexpr int64_t kChunk = 512;  // elements converted at a time; three fp64 chunks stay in the first-level cache
 constexpr int64_t kBand = 64;    // tiles of one band whose accumulators are carried together
-constexpr int64_t kAhead = 2048;  // bytes fetched ahead of a sum
 constexpr int64_t kFlush = 4096; // elements summed in fp32 before the lanes move to fp64: 256 a lane
 
 typedef float Float16Lanes __attribute__((vector_size(64)));
@@ -236,10 +235,6 @@ inline __attribute__((always_inline)) void run(Sums<Vector>& sums, const T* t, c
   Vector a, b, c;
   int64_t i = 0;
   for (; i + lanes <= n; i += lanes) {
-    // the processor's own prefetching stops at every page
-    __builtin_prefetch(t + i + kAhead / sizeof(T));
-    __builtin_prefetch(f + i + kAhead / sizeof(T));
-    __builtin_prefetch(r + i + kAhead / sizeof(T));
     memcpy(&a, t + i, sizeof(Vector));
     memcpy(&b, f + i, sizeof(Vector));
     memcpy(&c, r + i, sizeof(Vector));
@@ -529,9 +524,154 @@ void update(const Tile& tile, const Matrix* theta, const Update& u) {
     update_tile<float>(tile, m, u);
 }
 
+// ---- whole tensors
+
+inline bool wide(const Matrix& m) { return m.dtype == kFloat64; }
+
+// Calls part(y, x, n) for runs of at most kChunk values of a tile; whole rows are one run where every operand allows it.
+template <int operands, typename Part>
+inline __attribute__((always_inline)) void each_part(const Tile& tile, const Matrix* const (&matrices)[operands],
+                                                      const Part& part) {
+  int64_t rows = tile.rows, columns = tile.columns;
+  bool whole = true;
+  for (const Matrix* m : matrices) whole = whole && m->row_stride == columns * m->column_stride;
+  if (whole) {
+    columns *= rows;
+    rows = 1;
+  }
+  for (int64_t y = 0; y < rows; ++y)
+    for (int64_t x = 0; x < columns; x += kChunk) part(y, x, columns - x < kChunk ? columns - x : kChunk);
+}
+
+inline char* place(const Matrix& m, const Tile& tile, int64_t y, int64_t x) {
+  return m.data + ((tile.row + y) * m.row_stride + (tile.column + x) * m.column_stride) * width(m.dtype);
+}
+
+// n values as T: where they lie, or converted into the buffer.
+template <typename T>
+inline const T* read(const Matrix& m, const char* from, int64_t n, T* buffer) {
+  if (m.dtype == (sizeof(T) == 8 ? kFloat64 : kFloat32) && m.column_stride == 1) return reinterpret_cast<const T*>(from);
+  load<T>(from, m.dtype, m.column_stride, n, buffer);
+  return buffer;
+}
+
+template <typename T>
+void square_accumulate_tile(const Tile& tile, const Matrix& a, const Matrix& g, T weight) {
+  const Matrix* const operands[2] = {&a, &g};
+  const Rounding nearest{false, 0};
+  each_part(tile, operands, [&](int64_t y, int64_t x, int64_t n) {
+    T before[kChunk], gradient[kChunk], values[kChunk];
+    char* to = place(a, tile, y, x);
+    const T* from = read<T>(a, to, n, before);
+    const T* by = read<T>(g, place(g, tile, y, x), n, gradient);
+    for (int64_t i = 0; i < n; ++i) values[i] = from[i] + (by[i] * by[i]) * weight;
+    store<T>(values, to, a.dtype, a.column_stride, n, nearest, 0);
+  });
+}
+
+void square_accumulate(const Tile& tile, const Matrix* accumulators, const Matrix* gradients, double weight) {
+  const Matrix &a = accumulators[tile.parameter], &g = gradients[tile.parameter];
+  if (wide(a) || wide(g))
+    square_accumulate_tile<double>(tile, a, g, weight);
+  else
+    square_accumulate_tile<float>(tile, a, g, float(weight));
+}
+
+template <int bytes>
+inline void put_chosen(char* to, int64_t stride, const char* from, const uint8_t* chosen, int64_t n) {
+  for (int64_t i = 0; i < n; ++i)
+    if (chosen[i]) memcpy(to + i * stride * bytes, from + i * bytes, bytes);
+}
+
+template <typename T>
+void dampen_tile(const Tile& tile, const Matrix& theta, const Matrix& forget, const Matrix& retain, T alpha,
+                 T dampening) {
+  const Matrix* const operands[3] = {&theta, &forget, &retain};
+  const bool native = theta.dtype == (sizeof(T) == 8 ? kFloat64 : kFloat32) && theta.column_stride == 1;
+  const Rounding nearest{false, 0};
+  each_part(tile, operands, [&](int64_t y, int64_t x, int64_t n) {
+    T buffers[3][kChunk], values[kChunk];
+    char* to = place(theta, tile, y, x);
+    const T* f = read<T>(forget, place(forget, tile, y, x), n, buffers[0]);
+    const T* r = read<T>(retain, place(retain, tile, y, x), n, buffers[1]);
+    const T* t = read<T>(theta, to, n, buffers[2]);
+    for (int64_t i = 0; i < n; ++i) {
+      const T ratio = r[i] * dampening / f[i];
+      const T factor = ratio < T(1) ? ratio : T(1);
+      values[i] = f[i] > r[i] * alpha ? t[i] * factor : t[i];
+    }
+    if (native) {
+      memcpy(to, values, n * sizeof(T));
+      return;
+    }
+    // what is not chosen keeps its bits, a NaN's too
+    alignas(T) char rounded[kChunk * sizeof(T)] = {};
+    uint8_t chosen[kChunk];
+    for (int64_t i = 0; i < n; ++i) chosen[i] = f[i] > r[i] * alpha;
+    store<T>(values, rounded, theta.dtype, 1, n, nearest, 0);
+    switch (width(theta.dtype)) {
+      case 2: return put_chosen<2>(to, theta.column_stride, rounded, chosen, n);
+      case 4: return put_chosen<4>(to, theta.column_stride, rounded, chosen, n);
+      default: return put_chosen<8>(to, theta.column_stride, rounded, chosen, n);
+    }
+  });
+}
+
+void dampen(const Tile& tile, const Matrix* theta, const Matrix* importance_forget, const Matrix* importance_retain,
+            double alpha, double dampening) {
+  const Matrix &t = theta[tile.parameter], &f = importance_forget[tile.parameter],
+               &r = importance_retain[tile.parameter];
+  if (wide(t) || wide(f) || wide(r))
+    dampen_tile<double>(tile, t, f, r, alpha, dampening);
+  else
+    dampen_tile<float>(tile, t, f, r, float(alpha), float(dampening));
+}
+
+template <typename T, typename Key>
+void histogram_tile(const Tile& tile, const Matrix& m, const Digit& digit, uint32_t* counts) {
+  constexpr int bits = 8 * sizeof(Key) - 1;
+  constexpr Key magnitude = ~Key(0) >> 1;
+  const Key bins = (Key(1) << (digit.above - digit.shift)) - 1;
+  const Matrix* const operands[1] = {&m};
+  uint32_t tables[4][kBins];  // four, because neighbours often share a bin and would wait for one another
+  memset(tables, 0, sizeof(tables));
+  each_part(tile, operands, [&](int64_t y, int64_t x, int64_t n) {
+    T values[kChunk];
+    Key keys[kChunk];
+    const T* from = read<T>(m, place(m, tile, y, x), n, values);
+    int64_t kept = n;
+    memcpy(keys, from, n * sizeof(T));
+    if (digit.above < bits) {
+      kept = 0;
+      for (int64_t i = 0; i < n; ++i) {
+        const Key key = keys[i];
+        keys[kept] = key;
+        kept += ((key & magnitude) >> digit.above) == Key(digit.prefix);
+      }
+    }
+    for (int64_t i = 0; i < kept; ++i) keys[i] = ((keys[i] & magnitude) >> digit.shift) & bins;
+    int64_t i = 0;
+    for (; i + 4 <= kept; i += 4) {
+      ++tables[0][keys[i]];
+      ++tables[1][keys[i + 1]];
+      ++tables[2][keys[i + 2]];
+      ++tables[3][keys[i + 3]];
+    }
+    for (; i < kept; ++i) ++tables[0][keys[i]];
+  });
+  for (int64_t b = 0; b < kBins; ++b) counts[b] = tables[0][b] + tables[1][b] + tables[2][b] + tables[3][b];
+}
+
+void histogram(const Tile& tile, const Matrix* tensors, const Digit& digit, uint32_t* counts) {
+  if (digit.wide)
+    histogram_tile<double, uint64_t>(tile, tensors[tile.parameter], digit, counts);
+  else
+    histogram_tile<float, uint32_t>(tile, tensors[tile.parameter], digit, counts);
+}
+
 }  // namespace
 
 extern const Kernels RAZOR_TABLE;
-const Kernels RAZOR_TABLE = {RAZOR_NAME, stats, gather, scatter, update};
+const Kernels RAZOR_TABLE = {RAZOR_NAME, stats, gather, scatter, update, square_accumulate, dampen, histogram};
 
 }  // namespace razor
