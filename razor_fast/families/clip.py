@@ -11,7 +11,7 @@ import torch
 
 from .. import losses
 from ..data import materialise
-from ..data.concepts import caption_matcher
+from ..data.concepts import caption_matcher, fold_label
 from ..errors import ConceptError, ConfigError, DataError
 from ..evaluation import metrics
 from ..evaluation.privacy import membership_auc
@@ -34,7 +34,10 @@ class ClipTask:
     reference: optional model trained without the concept: its membership AUC is subtracted from privacy_leakage.
     batch_size: of a micro-batch. gradient_batches: micro-batches of each side per round; None: the whole train part.
 
-    The frozen model's features are cached here, so build the task before the model is edited.
+    The frozen model's features are cached here, so build the task before the model is edited. The model is put into
+    evaluation mode and left there: dropout or moving statistics would make metrics and gradients depend on the call.
+    Class names, labels and the concept are compared without case, underscores and Unicode form, as data.split_by_concept
+    does.
     Raises DataError, ConceptError, ConfigError, ModelError before anything is changed.
     """
 
@@ -60,11 +63,16 @@ class ClipTask:
     ):
         if batch_size < 2:
             raise ConfigError(f"batch_size is {batch_size}; a contrastive loss needs at least 2")
+        if gradient_batches is not None and gradient_batches < 1:
+            raise ConfigError(f"gradient_batches is {gradient_batches}; expected at least 1, or None for all")
+        templates = (templates,) if isinstance(templates, str) else tuple(templates)
+        if not templates or any("{}" not in template for template in templates):
+            raise ConfigError(f"templates are {templates!r}; expected prompts with {{}} where the class name goes")
         self.model, self.parts, self.concept = model, parts, concept
         self.adapter = ClipAdapter(model)
         self.batch_size, self.gradient_batches, self.seed = batch_size, gradient_batches, seed
         self.default_tolerances = {}
-        self.preprocess, self.tokenizer = preprocess, tokenizer
+        self.preprocess, self.tokenizer, self.templates = preprocess, tokenizer, templates
         self.classes, self.prompts, self._class_of_prompt = self._make_classes(classes, templates)
         self.sets = {name: materialise(part, preprocess, tokenizer) for name, part in parts.items()}
         self._prompt_tokens = self._tokenize(self.prompts)
@@ -77,7 +85,7 @@ class ClipTask:
             self._frozen_top[part] = metrics.top_caption(images, self._encode_texts(self._pools[part][1]))
         self._frozen_features["retain.train"] = self._features("retain.train")
         self.reference, self.reference_auc = reference, None
-        if reference is not None:
+        if reference is not None and self._can_attack():
             self.reference_auc = self.on(reference).membership()
 
     # -- what the loop asks for
@@ -90,6 +98,7 @@ class ClipTask:
             min(self.batch_size, len(self.sets[name])), seed=seed + self.seed, epoch=round_index, shuffle=True
         )
         count = len(batches) if self.gradient_batches is None else min(self.gradient_batches, len(batches))
+        samples = min(count * batches.batch_size, len(self.sets[name]))
         for _, batch in zip(range(count), batches):
             images = self.adapter.encode_images(batch.images)
             texts = self.adapter.encode_texts(batch.tokens, batch.attention_mask)
@@ -102,7 +111,7 @@ class ClipTask:
                 frozen_images, frozen_texts = (f[batch.indices.to(f.device)] for f in self._frozen_features[name])
                 scale = self.adapter.logit_scale().detach()
                 loss = losses.similarity_drift(scale * images @ texts.T, scale * frozen_images @ frozen_texts.T)
-            yield loss / count
+            yield loss * (len(batch) / samples)  # the last batch may be smaller: each sample weighs the same
 
     def evaluate(self, part):
         """Metrics on "validation" or "test". All but the margins are shares or cosines; see docs/metrics.md."""
@@ -122,7 +131,7 @@ class ClipTask:
             "retain_alignment": metrics.pair_alignment(retain, retain_texts),
             "forget_margin": metrics.class_margin(forget_similar, self._targets[f"forget.{part}"]),
         }
-        if part == "test":
+        if part == "test" and self._can_attack():
             found["membership_auc"] = self.membership()
             if self.reference_auc is not None:
                 found["privacy_leakage"] = found["membership_auc"] - self.reference_auc
@@ -134,6 +143,10 @@ class ClipTask:
             "concept": self.concept,
             "model": type(self.model).__name__,
             "classes": list(self.classes),
+            "templates": list(self.templates),
+            "batch_size": self.batch_size,
+            "gradient_batches": self.gradient_batches,
+            "seed": self.seed,
             "parts": self.parts.summary(),
         }
 
@@ -154,6 +167,10 @@ class ClipTask:
         if self.reference is not None:
             snapshots = snapshots | {"retrained": self.on(self.reference).snapshot()}
         return report_sections(self, snapshots)
+
+    def _can_attack(self):
+        """A membership attack is fitted and scored on different samples, so it needs two of each side."""
+        return min(len(self.sets["forget.train"]), len(self.sets["forget.test"])) >= 2
 
     # -- for reports
 
@@ -192,15 +209,20 @@ class ClipTask:
         samples = [s for _, part in self.parts.items() for s in part]
         labels = {s.label for s in samples}
         if classes is None and None not in labels:
-            classes = sorted(labels)
+            classes = sorted({fold_label(label): label for label in sorted(labels, reverse=True)}.values())
         if classes is not None:
             classes = list(classes)
-            folded = [c.casefold() for c in classes]
-            if self.concept.casefold() not in folded:
+            folded = [fold_label(c) for c in classes]
+            twice = next((c for c, f in zip(classes, folded) if folded.count(f) > 1), None)
+            if twice is not None:
+                raise ConceptError(
+                    f"the class {twice!r} is given twice, up to case and underscores; name each class once"
+                )
+            if fold_label(self.concept) not in folded:
                 raise ConceptError(
                     f"the concept {self.concept!r} is not among the classes {classes[:10]}; add it or correct it"
                 )
-            self.concept = classes[folded.index(self.concept.casefold())]
+            self.concept = classes[folded.index(fold_label(self.concept))]
             if len(classes) < 2:
                 raise ConceptError("there is only one class, the concept itself; give retain samples of other classes")
             prompts = [t.format(c) for c in classes for t in templates]
@@ -209,9 +231,12 @@ class ClipTask:
         return captions, captions, torch.arange(len(captions))
 
     def _find_targets(self, name):
-        part, index = self.sets[name], {c.casefold(): i for i, c in enumerate(self.classes)}
+        part = self.sets[name]
         if self.prompts is self.classes:
-            return torch.tensor([index[c.casefold()] for c in part.captions], device=self.adapter.device)
+            index = {c: i for i, c in enumerate(self.classes)}
+            return torch.tensor([index[c] for c in part.captions], device=self.adapter.device)
+        index = {fold_label(c): i for i, c in enumerate(self.classes)}
+        shows = [(c, caption_matcher([c])) for c in self.classes]
         targets = []
         for sample in part.samples:
             if name.startswith("forget"):
@@ -219,13 +244,13 @@ class ClipTask:
             elif sample.label is not None:
                 label = sample.label
             else:
-                label = next((c for c in self.classes if caption_matcher([c])(sample.caption)), None)
-            if label is None or label.casefold() not in index:
+                label = next((c for c, matches in shows if matches(sample.caption)), None)
+            if label is None or fold_label(label) not in index:
                 raise ConceptError(
                     f"sample {sample.key} of {name} belongs to no class (label {sample.label!r}, caption {sample.caption!r}); "
                     f"give `classes` that cover it. Classes: {self.classes[:10]}"
                 )
-            targets.append(index[label.casefold()])
+            targets.append(index[fold_label(label)])
         return torch.tensor(targets, device=self.adapter.device)
 
     def _forget_accuracy(self, similarities, name):

@@ -35,6 +35,9 @@ class ClipAdapter:
                 f"{type(model).__name__} has no logit_scale, so it was not trained with a contrastive loss"
             )
         self.model = model
+        # SigLIP was trained without a mask, and pools at the last place, padding or not: a mask would change its features.
+        kind = getattr(getattr(model, "config", None), "model_type", None)
+        self.takes_mask = self.kind == "transformers" and not str(kind).startswith("siglip")
 
     @property
     def device(self):
@@ -64,7 +67,7 @@ class ClipAdapter:
         if self.kind == "open_clip":
             features = self.model.encode_text(rows)
         else:
-            mask = None if attention_mask is None else attention_mask.to(self.device)
+            mask = attention_mask.to(self.device) if self.takes_mask and attention_mask is not None else None
             features = _pooled(self.model.get_text_features(input_ids=rows, attention_mask=mask))
         features = F.normalize(features.float(), dim=-1)
         return features if inverse is None else features[inverse.to(self.device)]

@@ -45,6 +45,7 @@ def report_sections(task, snapshots):
         example |= {"image": _picture(sample), "truth": sample.caption}
     return {
         "classes": list(task.classes),
+        "interval_name": "95 % Wilson interval",
         "columns": [
             {"name": name, "metrics": shot["metrics"], "intervals": shot["intervals"]}
             for name, shot in snapshots.items()

@@ -11,6 +11,7 @@ from ..events import RunEnded, Scored, plain
 from ..families.task import report_sections, take_snapshot
 from ..fingerprint import fingerprint, hash_text
 from ..growth import unlearn_events
+from ..judge import Judge
 from ..run_directory import RunDirectory, read_log
 from ..scoring import ScoreRow, write_scores
 
@@ -32,6 +33,7 @@ class Outcome:
     message: str
     metrics: dict
     scores: list
+    config: RazorConfig
     totals: dict = field(default_factory=dict)
     proof: dict = field(default_factory=dict)
     run_directory: Path | None = None
@@ -80,7 +82,7 @@ def unlearn(task, config=None, *, run_directory=None, units=None, on_event=None)
         proof = prove(edit, task.model, base)
     if run is not None and not scores:
         scores = _logged_scores(run)
-    outcome = Outcome(edit, ended.outcome, ended.message, metrics, scores, ended.totals, proof)
+    outcome = Outcome(edit, ended.outcome, ended.message, metrics, scores, config, ended.totals, proof)
     if run is not None:
         outcome.run_directory = run.path
         write(run, outcome, task, shots)
@@ -129,6 +131,11 @@ def write(run, outcome, task, shots):
         "message": outcome.message,
         "metrics": outcome.metrics,
         "totals": outcome.totals,
+        "targets": {
+            "forget_target": outcome.config.forget_target,
+            "forget_metric": task.forget_metric,
+            "floors": Judge(task, outcome.config, outcome.metrics["validation"]["before"]).floors,
+        },
         "settings": {"device": str(next(task.model.parameters()).device)},
         **report_sections(task, shots),
     }
