@@ -121,6 +121,6 @@ class ToyTask:
 def model_bytes(model: nn.Module) -> dict[str, bytes]:
     """Every parameter and buffer, as bytes."""
     return {
-        name: value.detach().contiguous().view(torch.uint8).numpy().tobytes()
+        name: value.detach().reshape(-1).view(torch.uint8).numpy().tobytes()
         for name, value in model.state_dict().items()
     }

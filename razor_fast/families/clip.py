@@ -236,7 +236,8 @@ class ClipTask:
             index = {c: i for i, c in enumerate(self.classes)}
             return torch.tensor([index[c] for c in part.captions], device=self.adapter.device)
         index = {fold_label(c): i for i, c in enumerate(self.classes)}
-        shows = [(c, caption_matcher([c])) for c in self.classes]
+        # the longest name first: "a school bus" shows the class "school bus" even where "bus" is a class too
+        shows = [(c, caption_matcher([f])) for f, c in sorted(zip(index, self.classes), key=lambda pair: -len(pair[0]))]
         targets = []
         for sample in part.samples:
             if name.startswith("forget"):
