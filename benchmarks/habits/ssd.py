@@ -16,7 +16,8 @@ def accumulate(importance: list[Tensor], gradients: list[Tensor], weight: float)
 @torch.no_grad()
 def dampen(theta: list[Tensor], forget: list[Tensor], retain: list[Tensor], alpha: float, dampening: float) -> None:
     """Chosen elements are gathered by index, scaled by their bounded ratio, and put back."""
-    for parameter, of_forget, of_retain in zip(theta, forget, retain):
+    for triple in zip(theta, forget, retain):
+        parameter, of_forget, of_retain = (t.view(-1) if t.dim() == 0 else t for t in triple)
         chosen = torch.where(of_forget > of_retain.mul(alpha))
         factor = of_retain.mul(dampening).div(of_forget)[chosen]
         above = torch.where(factor > 1)

@@ -560,12 +560,13 @@ void square_accumulate_tile(const Tile& tile, const Matrix& a, const Matrix& g, 
   const Matrix* const operands[2] = {&a, &g};
   const Rounding nearest{false, 0};
   each_part(tile, operands, [&](int64_t y, int64_t x, int64_t n) {
-    T before[kChunk], gradient[kChunk], values[kChunk];
+    T before[kChunk], gradient[kChunk];
     char* to = place(a, tile, y, x);
-    const T* from = read<T>(a, to, n, before);
+    // what read<T> finds in place is written in place
+    T* values = const_cast<T*>(read<T>(a, to, n, before));
     const T* by = read<T>(g, place(g, tile, y, x), n, gradient);
-    for (int64_t i = 0; i < n; ++i) values[i] = from[i] + (by[i] * by[i]) * weight;
-    store<T>(values, to, a.dtype, a.column_stride, n, nearest, 0);
+    for (int64_t i = 0; i < n; ++i) values[i] += (by[i] * by[i]) * weight;
+    if (values == before) store<T>(values, to, a.dtype, a.column_stride, n, nearest, 0);
   });
 }
 
@@ -587,23 +588,19 @@ template <typename T>
 void dampen_tile(const Tile& tile, const Matrix& theta, const Matrix& forget, const Matrix& retain, T alpha,
                  T dampening) {
   const Matrix* const operands[3] = {&theta, &forget, &retain};
-  const bool native = theta.dtype == (sizeof(T) == 8 ? kFloat64 : kFloat32) && theta.column_stride == 1;
   const Rounding nearest{false, 0};
   each_part(tile, operands, [&](int64_t y, int64_t x, int64_t n) {
-    T buffers[3][kChunk], values[kChunk];
+    T buffers[3][kChunk];
     char* to = place(theta, tile, y, x);
     const T* f = read<T>(forget, place(forget, tile, y, x), n, buffers[0]);
     const T* r = read<T>(retain, place(retain, tile, y, x), n, buffers[1]);
-    const T* t = read<T>(theta, to, n, buffers[2]);
+    T* values = const_cast<T*>(read<T>(theta, to, n, buffers[2]));
     for (int64_t i = 0; i < n; ++i) {
       const T ratio = r[i] * dampening / f[i];
       const T factor = ratio < T(1) ? ratio : T(1);
-      values[i] = f[i] > r[i] * alpha ? t[i] * factor : t[i];
+      values[i] = f[i] > r[i] * alpha ? values[i] * factor : values[i];
     }
-    if (native) {
-      memcpy(to, values, n * sizeof(T));
-      return;
-    }
+    if (values != buffers[2]) return;  // in place
     // what is not chosen keeps its bits, a NaN's too
     alignas(T) char rounded[kChunk * sizeof(T)] = {};
     uint8_t chosen[kChunk];
