@@ -128,13 +128,41 @@ def test_apply_is_its_formula_and_undo_restores_every_byte(kind):
     assert same(model, before)
 
 
-def test_a_unit_without_a_step_size_stands_at_its_base():
-    model, state, _ = stepped()
+@pytest.mark.parametrize("left", ["probe", "originals"])
+@pytest.mark.parametrize("write", ["apply", "accept"])
+@pytest.mark.parametrize("seed", [None, 3])
+def test_a_unit_without_a_step_size_stays_bit_for_bit(write, seed, left):
+    """Neither does it keep what a probe or restore() left in the model, nor is its fp32 base rounded anew, nor does -0.0 become 0.0."""
+    model, units = make("bf16")
+    nn.init.constant_(model.mlp.weight, -0.0)
+    few = StepState(units.subset(["attn.head.2"]), rounding_seed=seed)
+    few.set_direction(random_gradients(model, 0), None)
+    few.accept({"attn.head.2": 0.01})
+    held = snapshot(model)
+    state = StepState(units, rounding_seed=seed, carry=few)  # attn.head.2 stands elsewhere in this buffer
+    state.set_direction(random_gradients(model, 1), random_gradients(model, 2))
+    base = state.base.clone()
+    if left == "probe":
+        state.apply(dict.fromkeys(CHOSEN, 0.5))
+    else:
+        state.restore()
+    getattr(state, write)({"attn.head.0": 0.01, "mlp.weight": 0.0})
+    still = sum(unit.elements for unit in state.units if unit.name != "attn.head.0")  # it stands last
+    assert torch.equal(state.base[:still], base[:still])
+    for unit in state.units:
+        pairs = [(read_slice(model.get_parameter(s.parameter), s), read_slice(held[s.parameter], s)) for s in unit.slices]
+        assert all(same_bits(*pair) for pair in pairs) == (unit.name != "attn.head.0"), unit.name
+
+
+def test_original_slices_are_those_before_the_first_edit_in_their_own_dtype():
+    model, state, _ = stepped("mixed")
     before = snapshot(model)
-    state.apply(dict.fromkeys(ETA, 0.5))
-    state.apply({"attn.head.0": 0.01})
-    now, then = flat(state.units, snapshot(model)), flat(state.units, before)
-    assert [torch.equal(now[n], then[n]) for n in CHOSEN] == [True, True, False]
+    state.accept(ETA)
+    for unit in state.units:
+        found = state.original_slices(unit.name)
+        assert len(found) == len(unit.slices)
+        for values, s in zip(found, unit.slices):
+            assert same_bits(values, read_slice(before[s.parameter], s))
 
 
 def test_a_side_that_is_absent_or_weighs_nothing_is_left_out():
