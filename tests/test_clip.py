@@ -68,7 +68,7 @@ def samples(colours, start, count, label=True, caption="a {} square"):
 def colour_parts(label=True, counts=(9, 4, 5), caption="a {} square", retain=("green", "blue", "sea blue")):
     sides = []
     for colours in (("red",), retain):
-        starts = (0, 20, 40)
+        starts = (0, 100, 200)
         sides.append(Part(*(samples(colours, s, c, label, caption) for s, c in zip(starts, counts))))
     return Parts(*sides)
 
@@ -319,7 +319,7 @@ def test_captions_without_labels_are_the_classes():
 
 def test_captions_that_differ_in_case_are_two_classes():
     parts = colour_parts(label=False)
-    train = SampleSet([Sample(picture("green", 90 + n), "A GREEN square", None, f"g{n}") for n in range(2)])
+    train = SampleSet([Sample(picture("green", 390 + n), "A GREEN square", None, f"g{n}") for n in range(2)])
     parts = Parts(parts.forget, Part(parts.retain.train + train, parts.retain.validation, parts.retain.test))
     task = clip_task(parts=parts)
     targets = [task.classes[i] for i in task._targets["retain.train"].tolist()]
