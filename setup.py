@@ -2,21 +2,36 @@
 
 razor_fast._C    pybind11, the host side; knows nothing of torch
 razor_fast/_ops  the operators, in torch's stable ABI: one library for torch 2.11 and later, whatever Python loads it
+razor_fast/_cuda their CUDA kernels, likewise; apart, so that a torch without CUDA still loads _ops
 
-RAZOR_FAST_CUDA=auto|0|1  auto (default) builds CUDA sources where CUDA_HOME has nvcc; whether a GPU is visible never matters
+RAZOR_FAST_CUDA=auto|0|1  auto (default) builds CUDA sources where a CUDA toolkit has nvcc and torch was built with CUDA;
+                          whether a GPU is visible never matters
+TORCH_CUDA_ARCH_LIST      the architectures, as torch writes them
 RAZOR_FAST_NATIVE=0       skips every compiled part: the plain-torch reference serves all
 """
 
 import os
 import shlex
+import shutil
 from pathlib import Path
 
 from setuptools import Extension, find_namespace_packages, setup
 
 TORCH_TARGET = "0x020b000000000000"
-ARCHITECTURES = "8.0;8.6;8.9;9.0;10.0;12.0+PTX"
+ARCHITECTURES = "8.0;9.0+PTX"  # code for 8.0 serves 8.6 and 8.9; later devices compile the PTX when they first load it
 # contraction would fuse multiply and add, and the bits would depend on the machine
 FLAGS = ["-O3", "-std=c++17", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden", "-Wall", "-Wno-psabi"]
+
+
+def cuda_home() -> str | None:
+    """The toolkit: $CUDA_HOME, or where nvcc is, or the usual place. A lone wrapper script called nvcc is none."""
+    nvcc = shutil.which("nvcc")
+    given = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    for home in (given,) if given else (nvcc and Path(nvcc).resolve().parent.parent, "/usr/local/cuda"):
+        parts = ("bin/nvcc*", "include/cuda_runtime.h", "lib*/**/*cudart*")
+        if home and all(any(Path(home).glob(part)) for part in parts):
+            return str(home)
+    return None
 
 
 def cuda_sources() -> tuple[list[str], str]:
@@ -27,35 +42,40 @@ def cuda_sources() -> tuple[list[str], str]:
     sources = sorted(str(path) for path in Path("csrc/cuda").glob("*.cu"))
     if wanted == "0":
         return [], "RAZOR_FAST_CUDA=0"
-    from torch.utils.cpp_extension import CUDA_HOME
+    import torch
 
-    nvcc = CUDA_HOME is not None and any((Path(CUDA_HOME) / "bin" / name).exists() for name in ("nvcc", "nvcc.exe"))
-    if not nvcc:
+    home = cuda_home()
+    missing = ("no CUDA toolkit has nvcc, its headers and its libraries" if home is None else
+               "torch was built without CUDA" if torch.version.cuda is None else None)
+    if missing:
         if wanted == "1":
-            raise SystemExit(f"RAZOR_FAST_CUDA=1, but CUDA_HOME ({CUDA_HOME}) holds no bin/nvcc; point CUDA_HOME at a "
-                             "CUDA toolkit or set RAZOR_FAST_CUDA=auto")
-        return [], "CUDA_HOME has no nvcc"
+            raise SystemExit(f"RAZOR_FAST_CUDA=1, but {missing}; point CUDA_HOME at a CUDA toolkit and install a torch with "
+                             "CUDA, or set RAZOR_FAST_CUDA=auto")
+        return [], missing
+    os.environ["CUDA_HOME"] = home
     if not sources:
         return [], "this version has no CUDA C++ sources"
-    return sources, "CUDA_HOME has nvcc"
+    return [*sources, "csrc/cuda/segments.cpp"], "a CUDA toolkit has nvcc"
 
 
 def native():
     """Keyword arguments of setup() for the compiled parts."""
     import pybind11
     import torch
-    from torch.utils import cpp_extension
 
     cuda, reason = cuda_sources()
+    from torch.utils import cpp_extension  # reads CUDA_HOME when it is imported
+
     if cuda:
         os.environ.setdefault("TORCH_CUDA_ARCH_LIST", ARCHITECTURES)
 
     class Build(cpp_extension.BuildExtension):
         def get_ext_filename(self, name):
-            # the operator library depends on neither the Python version nor its ABI
+            # the operator libraries depend on neither the Python version nor its ABI
             filename = super().get_ext_filename(name)
-            if name.split(".")[-1] == "_ops":
-                return str(Path(filename).with_name("_ops" + Path(filename).suffix))
+            own = name.split(".")[-1]
+            if own in ("_ops", "_cuda"):
+                return str(Path(filename).with_name(own + Path(filename).suffix))
             return filename
 
         def get_export_symbols(self, ext):
@@ -83,16 +103,21 @@ def native():
         "razor_fast._C", ["csrc/module.cpp", "csrc/plan.cpp"],
         include_dirs=[pybind11.get_include()],
         extra_compile_args={"cxx": [*FLAGS, *quiet, "-include", str(header.resolve())]}, language="c++", **common)
-    macros = [("TORCH_TARGET_VERSION", TORCH_TARGET)] + ([("USE_CUDA", None)] if cuda else [])
-    libraries = ["torch_cpu"] + (["torch_cuda", "cudart"] if cuda else [])
-    operators = Extension(
-        "razor_fast._ops", sorted(str(p) for p in Path("csrc/cpu").glob("*.cpp")) + cuda,
-        include_dirs=cpp_extension.include_paths("cuda" if cuda else "cpu"),
-        library_dirs=cpp_extension.library_paths("cuda" if cuda else "cpu"), libraries=libraries,
-        define_macros=macros,
-        extra_compile_args={"cxx": FLAGS + quiet, "nvcc": ["-O3", "-std=c++17", "--fmad=false", "-DUSE_CUDA"]},
-        language="c++", **common)
-    return {"ext_modules": [host, operators], "cmdclass": {"build_ext": Build}}
+    extensions = [host, Extension(
+        "razor_fast._ops", sorted(str(p) for p in Path("csrc/cpu").glob("*.cpp")),
+        include_dirs=cpp_extension.include_paths("cpu"), library_dirs=cpp_extension.library_paths("cpu"),
+        libraries=["torch_cpu"], define_macros=[("TORCH_TARGET_VERSION", TORCH_TARGET)],
+        extra_compile_args={"cxx": FLAGS + quiet}, language="c++", **common)]
+    if cuda:
+        nvcc = ["-O3", "-std=c++17", "--fmad=false", "-Werror", "all-warnings", "-DUSE_CUDA"]
+        for flag in ("-fvisibility=hidden", "-Wall", *quiet):
+            nvcc += ["-Xcompiler", flag]
+        extensions.append(Extension(
+            "razor_fast._cuda", cuda, include_dirs=cpp_extension.include_paths("cuda"),
+            library_dirs=cpp_extension.library_paths("cuda"), libraries=["torch_cpu", "torch_cuda", "cudart"],
+            define_macros=[("TORCH_TARGET_VERSION", TORCH_TARGET), ("USE_CUDA", None)],
+            extra_compile_args={"cxx": FLAGS + quiet, "nvcc": nvcc}, language="c++", **common))
+    return {"ext_modules": extensions, "cmdclass": {"build_ext": Build}}
 
 
 # kernels/ at the top of the tree is installed as razor_fast.kernels: a bare `kernels` package would shadow another's

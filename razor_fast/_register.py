@@ -23,10 +23,13 @@ OWNERS: dict[tuple[str, str], str] = {}  # (operator, device type) -> what serve
 REASONS: dict[str, str] = {}  # compiled part -> why it is missing
 
 
-def library_path() -> Path | None:
-    """The compiled operator library beside this file, or None. It does not depend on the Python or torch version."""
-    found = sorted(Path(__file__).parent.glob("_ops*.so")) + sorted(Path(__file__).parent.glob("_ops*.pyd"))
-    exact = [p for p in found if p.name == "_ops" + (sysconfig.get_config_var("EXT_SUFFIX") or ".so")]
+def library_path(name: str = "_ops") -> Path | None:
+    """A compiled operator library beside this file, or None: "_ops" for the CPU, "_cuda" for CUDA.
+
+    Neither depends on the Python or torch version.
+    """
+    found = sorted(Path(__file__).parent.glob(f"{name}*.so")) + sorted(Path(__file__).parent.glob(f"{name}*.pyd"))
+    exact = [p for p in found if p.name == name + (sysconfig.get_config_var("EXT_SUFFIX") or ".so")]
     return (exact or found or [None])[0]
 
 
@@ -67,17 +70,26 @@ def _bind_autograd(op: Operator) -> None:
     _library.impl(op.name, bump, "ADInplaceOrView", with_keyset=True)
 
 
-def _bind_compiled() -> None:
-    path = library_path()
-    if path is None:
-        REASONS["C++"] = ("razor_fast/_ops*.so is not built; `pip install --no-build-isolation -e .` in a checkout "
-                          "builds it")
-        return
+def _not_built(part: str) -> str:
+    if part == "C++":
+        return "razor_fast/_ops*.so is not built; `pip install --no-build-isolation -e .` in a checkout builds it"
     try:
-        torch.ops.load_library(str(path))
-    except OSError as error:
-        REASONS["C++"] = f"{path.name} did not load: {error}"
-        return
+        native = importlib.import_module("._C", __package__)
+    except ImportError:
+        return "razor_fast/_cuda*.so is not built"
+    return f"razor_fast/_cuda*.so is not built: {native.build_report()['cuda_reason']}"
+
+
+def _bind_compiled() -> None:
+    for part, name in (("C++", "_ops"), ("CUDA C++", "_cuda")):
+        path = library_path(name)
+        if path is None:
+            REASONS[part] = _not_built(part)
+            continue
+        try:
+            torch.ops.load_library(str(path))
+        except OSError as error:
+            REASONS[part] = f"{path.name} did not load: {error}"
     for op in OPERATORS.values():
         for device, key in (("cpu", "CPU"), ("cuda", "CUDA")):
             if torch_c._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::{op.name}", key):

@@ -82,14 +82,14 @@ OPERATORS: dict[str, Operator] = {
             "segment_gather",
             "(Tensor[] tensors, Tensor tiles, int elements, ScalarType dtype) -> Tensor",
             _gather_fake,
-            owners=(("cpu", "C++"), ("cuda", _NOT_YET)),
+            owners=(("cpu", "C++"), ("cuda", "CUDA C++")),
         ),
         Operator(
             "segment_scatter_",
             "(Tensor(a!)[] tensors, Tensor flat, Tensor tiles, int? rounding_seed=None) -> ()",
             _scatter_fake,
             mutates=("tensors",),
-            owners=(("cpu", "C++"), ("cuda", _NOT_YET)),
+            owners=(("cpu", "C++"), ("cuda", "CUDA C++")),
         ),
         Operator(
             "segment_update_",
@@ -97,14 +97,14 @@ OPERATORS: dict[str, Operator] = {
             "Tensor eta, float c_forget, float c_retain, float c_mismatch, int? rounding_seed=None) -> ()",
             _update_fake,
             mutates=("theta",),
-            owners=(("cpu", "C++"), ("cuda", _NOT_YET)),
+            owners=(("cpu", "C++"), ("cuda", "CUDA C++")),
         ),
         Operator(
             "square_accumulate_",
             "(Tensor(a!)[] accumulators, Tensor[] gradients, float weight) -> ()",
             _square_accumulate_fake,
             mutates=("accumulators",),
-            owners=(("cpu", "C++"), ("cuda", _NOT_YET)),
+            owners=(("cpu", "C++"), ("cuda", "CUDA C++")),
         ),
         Operator(
             "dampen_",
@@ -112,7 +112,7 @@ OPERATORS: dict[str, Operator] = {
             "float dampening) -> ()",
             _dampen_fake,
             mutates=("theta",),
-            owners=(("cpu", "C++"), ("cuda", _NOT_YET)),
+            owners=(("cpu", "C++"), ("cuda", "CUDA C++")),
         ),
         Operator(
             "magnitude_threshold",

@@ -60,6 +60,8 @@ def build() -> dict[str, str]:
         report["plan compiler"] = "razor_fast._C"
     path = _register.library_path()
     report["operator library"] = path.name if path and "C++" not in _register.REASONS else _register.REASONS["C++"]
+    cuda = _register.library_path("_cuda")
+    report["cuda library"] = _register.REASONS.get("CUDA C++") or (cuda.name if cuda else "")
     if path and "C++" not in _register.REASONS:
         name = ctypes.CDLL(str(path)).razor_fast_cpu_kernels
         name.restype = ctypes.c_char_p

@@ -332,3 +332,45 @@ def test_tensor_subclasses_are_refused_by_name():
     plan, tensors = HEADS.plan(), HEADS.tensors(1)
     with pytest.raises(OperatorInputError, match=r"tensors\[0\] .*Wrapped, which hides its storage.*to_local"):
         ops.segment_gather([Wrapped(tensors[0]), *tensors[1:]], plan)
+
+
+# ---- on a GPU: the CPU's bits
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("seed", [None, 11], ids=["nearest", "stochastic"])
+@by_name
+def test_a_gpu_gives_the_same_bits(case, seed, poisoned_memory):
+    plan, results = case.plan(), []
+    for device in ("cpu", "cuda"):
+        tensors = case.tensors(1, device=device)
+        base, f, r, m = (flat.to(device) for flat in flats(plan, ops.flat_dtype(tensors)))
+        eta = torch.linspace(-0.3, 0.7, plan.unit_count, dtype=FP64, device=device)
+        ops.segment_update_(tensors, base, f, r, m, plan, eta, c_forget=-0.37, c_retain=1.1, c_mismatch=0.21,
+                            rounding_seed=seed)
+        made = [t.clone() for t in tensors]
+        made += [ops.segment_gather(tensors, plan, dtype) for dtype in (FP32, FP64, BF16, FP16)]
+        ops.segment_scatter_(tensors, base, plan, seed)
+        results.append([t.cpu() for t in (*made, *tensors)])
+    assert all(same_bits(a, b) for a, b in zip(*results))
+
+
+@pytest.mark.gpu
+def test_a_step_can_be_captured():
+    case = next(c for c in CASES if c.name == "whole_tiles")
+    plan, tensors = case.plan().to("cuda"), case.tensors(1, device="cuda")
+    base, f, r, _ = (flat.cuda() for flat in flats(plan, FP32))
+    eta = torch.tensor([0.1, 0.2], dtype=FP64, device="cuda")
+
+    def step():
+        ops.segment_update_(tensors, base, f, r, None, plan, eta, c_forget=-0.5, c_retain=1.0)
+        return ops.segment_gather(tensors, plan)
+
+    want = step()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = step()
+    for tensor in (found, *tensors):
+        tensor.zero_()
+    graph.replay()
+    assert torch.equal(found, want)

@@ -273,3 +273,41 @@ def test_refusals_come_before_any_write():
             RAW.dampen_(theta, forget, [retain[0][1:], *retain[1:]], 1.0, 1.0)
         with pytest.raises(RuntimeError, match="k is 0"):
             RAW.magnitude_threshold(theta, 0)
+
+
+# ---- on a GPU: the CPU's bits
+
+
+def moved(tensors):
+    return [t.cuda() for t in tensors]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("importance", [(FP32,), MIXED], ids=str)
+@DTYPES
+def test_a_gpu_gives_the_same_bits(dtypes, importance, poisoned_memory):
+    given = make(1, dtypes), importances(2, importance, 1), importances(3, importance, 2), make(4, dtypes, 1)
+    on_gpu = [moved(group) for group in given]
+    assert all(same_bits(a, b.cpu()) for a, b in zip(run_all(*given), run_all(*on_gpu)))
+
+
+@pytest.mark.gpu
+def test_more_tensors_than_one_launch_takes_and_a_side_stream():
+    shapes = ((3,), (40, 7)) * 300 + ((70_001,),)
+    given = make(1, shapes=shapes), importances(2, shapes=shapes), importances(3, shapes=shapes), make(4, shapes=shapes)
+    on_gpu = [moved(group) for group in given]
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        found = run_all(*on_gpu)
+    stream.synchronize()
+    assert all(same_bits(a, b.cpu()) for a, b in zip(run_all(*given), found))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", ["transposed", "rows_apart", "every_second"])
+def test_layouts_on_a_gpu(kind):
+    given = [make(1, shapes=((9, 7),)), importances(2, shapes=((9, 7),)), importances(3, shapes=((9, 7),)),
+             make(4, shapes=((9, 7),))]
+    on_gpu = [[layouts(t.cuda())[kind] for t in group] for group in given]
+    assert all(torch.equal(a, b.cpu()) for a, b in zip(run_all(*given), run_all(*on_gpu)))

@@ -14,13 +14,14 @@ Dtype dtype_of(ScalarType type, const char* what) {
   return kFloat32;
 }
 
-Matrices::Matrices(const std::vector<Tensor>& tensors, const char* what) {
+Matrices::Matrices(const std::vector<Tensor>& tensors, const char* what, int32_t device) {
   matrices_.reserve(tensors.size());
   for (const Tensor& given : tensors) {
-    STD_TORCH_CHECK(given.is_cpu(), what, " holds a tensor that is not on the CPU; expected all on one device");
     Tensor tensor = given;
     const Dtype dtype = dtype_of(tensor.scalar_type(), what);
     const int64_t numel = tensor.numel();
+    STD_TORCH_CHECK(device < 0 ? given.is_cpu() : given.is_cuda() && given.get_device_index() == device, what,
+                    " holds a tensor on another device; expected all on one");
     if (numel == 0) {
       matrices_.push_back({nullptr, dtype, 0, 0, 0, 0});
       continue;
@@ -87,6 +88,25 @@ void check_tiles(const Table& tiles, const Matrices& matrices, int64_t elements,
                     " elements; plans with overlaps have no flat buffer");
     STD_TORCH_CHECK(units < 0 || (tile->unit >= 0 && tile->unit < units), "tile ", i, " names unit ", tile->unit,
                     " of ", units);
+  }
+}
+
+void check_same(const std::vector<Tensor>& tensors, const std::vector<Tensor>& others, const char* name,
+                const char* other, bool may_be_empty) {
+  STD_TORCH_CHECK(tensors.size() == others.size(), name, " has ", tensors.size(), " tensors and ", other, " ",
+                  others.size(), "; expected lists of one length");
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    if (may_be_empty && others[i].numel() == 0) continue;
+    const auto a = tensors[i].sizes(), b = others[i].sizes();
+    STD_TORCH_CHECK(a.size() == b.size() && std::equal(a.begin(), a.end(), b.begin()), other, "[", i,
+                    "] differs in shape from ", name, "[", i, "]");
+  }
+}
+
+void check_accumulators(const std::vector<Tensor>& accumulators) {
+  for (const Tensor& tensor : accumulators) {
+    const Dtype dtype = dtype_of(tensor.scalar_type(), "accumulators");
+    STD_TORCH_CHECK(dtype == kFloat32 || dtype == kFloat64, "accumulators must be fp32 or fp64");
   }
 }
 

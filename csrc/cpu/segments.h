@@ -1,4 +1,4 @@
-// What the four operators on segments share: tensors as matrices, checked tables, work handed to threads.
+// What the operators share: tensors as matrices, checked tables, work handed to threads.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -20,10 +20,10 @@ using torch::stable::Tensor;
 Dtype dtype_of(ScalarType type, const char* what);
 
 // The tensors of one argument as matrices. A tensor whose dims 1.. do not collapse to one stride is copied; write_back
-// carries the copies home.
+// carries the copies home. device: the index of the CUDA device they must be on, or -1 for the CPU.
 class Matrices {
  public:
-  Matrices(const std::vector<Tensor>& tensors, const char* what);
+  Matrices(const std::vector<Tensor>& tensors, const char* what, int32_t device = -1);
   const Matrix* data() const { return matrices_.data(); }
   int64_t size() const { return static_cast<int64_t>(matrices_.size()); }
   void write_back();
@@ -43,6 +43,11 @@ Table table_of(const Tensor& tensor, int64_t columns, const char* what);
 
 // Refuses a tile that leaves its matrix, or, when elements >= 0, the flat buffer.
 void check_tiles(const Table& tiles, const Matrices& matrices, int64_t elements, int64_t units);
+
+// What square_accumulate_ and dampen_ ask of their lists.
+void check_same(const std::vector<Tensor>& tensors, const std::vector<Tensor>& others, const char* name,
+                const char* other, bool may_be_empty);
+void check_accumulators(const std::vector<Tensor>& accumulators);
 
 // A flat buffer [elements] on the CPU, contiguous.
 Tensor flat_of(const Tensor& tensor, const char* what);

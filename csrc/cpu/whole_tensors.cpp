@@ -21,18 +21,6 @@ std::vector<Tile> pieces_of(const Matrices& matrices, int64_t elements) {
   return pieces;
 }
 
-void check_same(const std::vector<Tensor>& tensors, const std::vector<Tensor>& others, const char* name,
-                const char* other, bool may_be_empty) {
-  STD_TORCH_CHECK(tensors.size() == others.size(), name, " has ", tensors.size(), " tensors and ", other, " ",
-                  others.size(), "; expected lists of one length");
-  for (size_t i = 0; i < tensors.size(); ++i) {
-    if (may_be_empty && others[i].numel() == 0) continue;
-    const auto a = tensors[i].sizes(), b = others[i].sizes();
-    STD_TORCH_CHECK(a.size() == b.size() && std::equal(a.begin(), a.end(), b.begin()), other, "[", i,
-                    "] differs in shape from ", name, "[", i, "]");
-  }
-}
-
 int64_t elements_of(const std::vector<Tile>& pieces) {
   int64_t total = 0;
   for (const Tile& piece : pieces) total += piece.rows * piece.columns;
@@ -44,10 +32,7 @@ constexpr int64_t kCounted = 1 << 18;  // larger: each piece clears and adds its
 
 void square_accumulate_(const std::vector<Tensor>& accumulators, const std::vector<Tensor>& gradients, double weight) {
   check_same(accumulators, gradients, "accumulators", "gradients", true);
-  for (const Tensor& tensor : accumulators) {
-    const Dtype dtype = dtype_of(tensor.scalar_type(), "accumulators");
-    STD_TORCH_CHECK(dtype == kFloat32 || dtype == kFloat64, "accumulators must be fp32 or fp64");
-  }
+  check_accumulators(accumulators);
   Matrices to(accumulators, "accumulators");
   const Matrices by(gradients, "gradients");
   std::vector<Tile> pieces = pieces_of(to, kPiece);
