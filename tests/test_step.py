@@ -132,7 +132,7 @@ def test_apply_is_its_formula_and_undo_restores_every_byte(kind):
 @pytest.mark.parametrize("write", ["apply", "accept"])
 @pytest.mark.parametrize("seed", [None, 3])
 def test_a_unit_without_a_step_size_stays_bit_for_bit(write, seed, left):
-    """Neither does it keep what a probe or restore() left in the model, nor is its fp32 base rounded anew, nor does -0.0 become 0.0."""
+    """It does not keep what a probe or restore() left there, its fp32 base is not rounded anew, -0.0 stays -0.0."""
     model, units = make("bf16")
     nn.init.constant_(model.mlp.weight, -0.0)
     few = StepState(units.subset(["attn.head.2"]), rounding_seed=seed)
