@@ -73,7 +73,8 @@ def stats_section(path, rows):
 
 
 def page():
-    lines = ["# Results", "", "Made by `python -m benchmarks.results_page` from benchmarks/results. Not yet measured: any GPU.", ""]
+    made = "Made by `python -m benchmarks.results_page` from benchmarks/results. Not yet measured: any GPU."
+    lines = ["# Results", "", made, ""]
     lines += demo_section(read(RESULTS / "demo_clip.csv"))
     for path in sorted(RESULTS.glob("*/segment_stats.csv")):
         lines += ["", *stats_section(path, read(path))]

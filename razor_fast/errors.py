@@ -9,6 +9,10 @@ class RazorError(Exception):
     """Base of all errors of razor_fast: `except RazorError` catches what bad input can cause, and nothing else."""
 
 
+class MissingPackageError(RazorError, ImportError):
+    """What was asked needs a package that is not installed; the message names the extra that brings it."""
+
+
 # units, slices, plans, operators
 class PlanError(RazorError, ValueError):
     """Slices overlap, leave their parameter, or name a parameter or unit that is not there."""

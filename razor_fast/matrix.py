@@ -13,8 +13,8 @@ from torch import Tensor
 
 
 def matrix_shape(shape: Sequence[int]) -> tuple[int, int]:
-    """(rows, columns) of the matrix view: [n] is [n, 1], a scalar is [1, 1]."""
-    return (shape[0] if len(shape) else 1, math.prod(shape[1:]))
+    """Rows and columns of a parameter seen as a matrix: [d0, the rest]; [n, 1] for vectors; [1, 1] for scalars."""
+    return int(shape[0]) if len(shape) else 1, int(math.prod(shape[1:]))
 
 
 def slice_label(parameter: str, row: int, rows: int, column: int, columns: int, shape: Sequence[int]) -> str:

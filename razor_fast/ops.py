@@ -13,7 +13,8 @@ from torch import Tensor
 
 from . import _register  # noqa: F401  (defines and binds the operators)
 from .errors import OperatorInputError, PlanError
-from .plan import Plan, matrix_shape
+from .matrix import matrix_shape
+from .plan import Plan
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 

@@ -7,7 +7,6 @@ a rectangle of such a matrix and belongs to one unit. The tables are compiled by
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -26,16 +25,6 @@ SLICE_COLUMNS = ("unit", "parameter", "row", "rows", "column", "columns", "offse
 
 # what compile_tables found wrong: (code, slice, other slice)
 OK, OUT_OF_RANGE, OVERLAP = 0, 1, 2
-
-
-def matrix_shape(shape: Sequence[int]) -> tuple[int, int]:
-    """Rows and columns of a parameter seen as a matrix: [d0, the rest]; [n, 1] for vectors; [1, 1] for scalars."""
-    if len(shape) == 0:
-        return 1, 1
-    columns = 1
-    for size in shape[1:]:
-        columns *= int(size)
-    return int(shape[0]), columns
 
 
 def _ceil(a: int, b: int) -> int:

@@ -21,7 +21,8 @@ from torch import nn
 
 from .errors import ConfigError, ModelError, PlanError, UnknownUnitError
 from .heads import Head, HeadMapError, find_map, looks_like_attention
-from .plan import Plan, matrix_shape
+from .matrix import matrix_shape
+from .plan import Plan
 
 # Layers only: the biases of a head always go with its weights.
 EXCLUDE_BIASES = ("bias", "*.bias", "*_bias", "bias_k", "bias_v", "*.bias_k", "*.bias_v")

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from razor_fast.plan import Plan, matrix_shape
+from razor_fast.matrix import matrix_shape
+from razor_fast.plan import Plan
 
 FP32, FP64, BF16, FP16 = torch.float32, torch.float64, torch.bfloat16, torch.float16
 

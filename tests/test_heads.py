@@ -19,7 +19,7 @@ from torch import nn
 
 from razor_fast import heads as heads_module
 from razor_fast.heads import REGISTRY, HeadMapError, Projection, find_map, looks_like_attention, register, split_heads
-from razor_fast.plan import matrix_shape
+from razor_fast.matrix import matrix_shape
 
 TOLERANCE = dict(rtol=1e-10, atol=1e-10)  # everything below runs in float64
 

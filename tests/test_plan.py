@@ -5,7 +5,8 @@ from cases import CASES, attention
 
 from razor_fast import plan as plan_module
 from razor_fast.errors import PlanError
-from razor_fast.plan import OVERLAP, Plan, compile_tables, matrix_shape
+from razor_fast.matrix import matrix_shape
+from razor_fast.plan import OVERLAP, Plan, compile_tables
 
 native = pytest.mark.skipif(plan_module._compiled_tables is None, reason="razor_fast._C is not built")
 by_name = pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)

@@ -16,7 +16,7 @@ from torch import nn
 
 from razor_fast.errors import ConfigError, ModelError, PlanError, UnknownUnitError
 from razor_fast.heads import REGISTRY
-from razor_fast.plan import matrix_shape
+from razor_fast.matrix import matrix_shape
 from razor_fast.units import DEFAULT_EXCLUDE, EXCLUDE_BIASES, Slice, Unit, Units, find_units
 
 BLOCK = "visual.transformer.resblocks.1"

@@ -8,11 +8,7 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-from ..errors import DataError
-
-
-class MissingPackageError(DataError, ImportError):
-    """A data format or transform needs a package that is not installed."""
+from ..errors import MissingPackageError
 
 
 class DataWarning(UserWarning):

@@ -14,7 +14,7 @@ import re
 import warnings
 from dataclasses import dataclass
 
-from ..errors import RazorError
+from ..errors import MissingPackageError
 from .words import clean, esc
 
 __all__ = ["MissingPackageError", "INK", "MUTED", "RULE", "PAPER", "FORGET", "KEEP", "KEEP2", "RAMP", "LEVELS", "Canvas",
@@ -24,10 +24,6 @@ LEVELS = 16
 _NAMES = ("ink", "muted", "rule", "paper", "forget", "keep", "keep2", "low", "high")
 INK, MUTED, RULE, PAPER, FORGET, KEEP, KEEP2, _LOW, _HIGH = (f"#0a0b{index:02x}" for index in range(len(_NAMES)))
 RAMP = [f"#0a0c{index:02x}" for index in range(LEVELS)]
-
-
-class MissingPackageError(RazorError, ImportError):
-    """The figures of a report need matplotlib, which is not installed."""
 
 
 def matplotlib():
