@@ -24,6 +24,13 @@ def test_members_that_differ_are_told_apart_whichever_way_they_differ():
     )
 
 
+@pytest.mark.parametrize("seed", [2, 3, 4, 5])
+def test_folds_are_judged_apart(seed):
+    """Every attack ranks its own held-out samples without a fault; pooled, scores of different attacks would not."""
+    others = np.linspace(0, 1, 6)[:, None]
+    assert membership_auc(others + 1.05, others, seed=seed) == 1
+
+
 def test_a_partial_leak_is_measured_by_scores_not_by_verdicts():
     """Two features, each shifted by one standard deviation: d' = sqrt(2), so AUC = Phi(1) = 0.841; of verdicts, 0.76."""
     found = [membership_auc(*drawn(seed, 1)) for seed in range(12)]
