@@ -104,7 +104,7 @@ def unit_sums(partials, unit_offsets, unit_tiles, out, BLOCK: tl.constexpr):
 _tables: OrderedDict[tuple, torch.Tensor] = OrderedDict()
 
 
-def _describe(tensor: torch.Tensor, kept: list[torch.Tensor]) -> tuple[int, int, int, int]:
+def describe(tensor: torch.Tensor, kept: list[torch.Tensor]) -> tuple[int, int, int, int]:
     """A tensor's row in the table. One whose dims 1.. have no common stride is copied, and the copy kept in `kept`."""
     if tensor.numel() == 0:
         return 0, ABSENT, 0, 0
@@ -117,7 +117,7 @@ def _describe(tensor: torch.Tensor, kept: list[torch.Tensor]) -> tuple[int, int,
     return matrix.data_ptr(), CODES[tensor.dtype], matrix.stride(0), matrix.stride(1)
 
 
-def _table(rows: list[tuple[int, int, int, int]], device: torch.device) -> torch.Tensor:
+def device_table(rows: list[tuple[int, int, int, int]], device: torch.device) -> torch.Tensor:
     key = (device, tuple(rows))
     table = _tables.get(key)
     if table is None:
@@ -139,13 +139,13 @@ def segment_stats(theta: list[torch.Tensor], g_forget: list[torch.Tensor], g_ret
                            "interpret it, or call torch.ops.razor_fast.segment_stats, which picks the kernel by device")
     units = unit_offsets.shape[0] - 1
     kept: list[torch.Tensor] = []
-    rows = [_describe(tensor, kept) for group in (theta, g_forget, g_retain) for tensor in group]
+    rows = [describe(tensor, kept) for group in (theta, g_forget, g_retain) for tensor in group]
     wide = any(row[1] == CODES[torch.float64] for row in rows)
     partials = torch.empty((tiles.shape[0], 4), dtype=torch.float64, device=device)
     sums = torch.empty((units, 4), dtype=torch.float64, device=device)
     with torch.cuda.device(device if device.type == "cuda" else -1):
         if tiles.shape[0]:
-            table = _table(rows, device)
+            table = device_table(rows, device)
             tile_sums[(tiles.shape[0],)](table, tiles.contiguous(), partials, len(theta),
                                          ACC=tl.float64 if wide else tl.float32, BLOCK=BLOCK, num_warps=WARPS)
         if units:

@@ -275,6 +275,60 @@ def test_refusals_come_before_any_write():
             RAW.magnitude_threshold(theta, 0)
 
 
+# ---- Triton: interpreted here, in a process of its own because the variable must be set before triton is imported
+
+INTERPRETED = """
+import sys; sys.path.insert(0, sys.argv[1])
+import math, torch
+from test_whole_tensors import *
+from razor_fast.kernels.magnitude_threshold import magnitude_threshold
+
+SMALL = ((7, 13), (31,), (), (3, 5, 2, 3), (0, 4), (70_001,))
+for dtypes in ((FP32,), (FP64,), (BF16,), (FP16,), (BF16, FP16), MIXED):
+    tensors = make(1, dtypes, shapes=SMALL)
+    elements = sum(t.numel() for t in tensors)
+    for k in (1, elements // 2, elements):
+        assert same_bits(magnitude_threshold(tensors, k), reference.magnitude_threshold(tensors, k)), (dtypes, k)
+variants = [t for shape in ((9, 7), (6, 3, 5, 2)) for t in layouts(make(2, shapes=(shape,))[0]).values()]
+assert same_bits(magnitude_threshold(variants, 300), reference.magnitude_threshold(variants, 300))
+values = [torch.tensor([0.0, -0.0, 1e-45, -1e-40, 1.0, -1.0, -3e38, math.inf, -math.inf, math.nan])]
+for k in range(1, 11):
+    found, want = magnitude_threshold(values, k), reference.magnitude_threshold(values, k)
+    assert found == want or (found.isnan() and want.isnan()), k
+print("equal")
+"""
+
+COMPILED = """
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+import razor_fast.kernels.magnitude_threshold as kernels
+count = {"table": "*i64", "tensors": "i32", "state": "*i64", "counts": "*i64"}
+pick = {"counts": "*i64", "state": "*i64", "k": "i64"}
+for capability in (80, 90):
+    for wide, narrow in ((False, False), (True, False)):
+        above, shift = kernels.digits(wide, narrow)[1]
+        cut = {"BINS": kernels.BINS, "FIRST": False}
+        counting = {**cut, "ABOVE": above, "SHIFT": shift, "WIDE": wide, "BLOCK": kernels.BLOCK, "PIECE": kernels.PIECE}
+        for fn, signature, constants in ((kernels.count_digits, count, counting),
+                                         (kernels.pick_digit, pick, {**cut, "WIDTH": above - shift})):
+            signature = {**signature, **dict.fromkeys(constants, "constexpr")}
+            source = ASTSource(fn=fn, signature=signature, constexprs=constants)
+            made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": 8})
+            assert f".target sm_{capability}" in made.asm["ptx"]
+print("compiled")
+"""
+
+
+@pytest.mark.parametrize("script, interpret, said", [(INTERPRETED, "1", "equal"), (COMPILED, "0", "compiled")],
+                         ids=["interpreted", "compiled"])
+def test_triton_without_a_gpu(script, interpret, said):
+    pytest.importorskip("triton")
+    done = subprocess.run([sys.executable, "-c", script, os.path.dirname(__file__)], capture_output=True, text=True,
+                          env={**os.environ, "TRITON_INTERPRET": interpret})
+    assert done.stdout.strip() == said, done.stderr
+
+
 # ---- on a GPU: the CPU's bits
 
 
