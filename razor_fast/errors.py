@@ -42,6 +42,10 @@ class RecordingError(RazorError, RuntimeError):
     """Forget or retain gradients were never recorded, or were recorded out of order."""
 
 
+class NoGradientError(RecordingError):
+    """A loss does not reach any parameter of the units."""
+
+
 class NonFiniteError(RazorError, ArithmeticError):
     """A loss, a gradient, a parameter or a metric is NaN or infinite."""
 

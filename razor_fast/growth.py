@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from .config import RazorConfig
-from .errors import ModelError, NonFiniteError, RecordingError
+from .errors import ModelError, NoGradientError, NonFiniteError
 from .events import (
     Probed,
     RoundEnded,
@@ -33,7 +33,7 @@ from .recorder import ScoreRecorder, backward_all
 from .search import StepSearch
 from .selection import select
 from .step import StepState
-from .threads import same_for_any_threads
+from .threads import fixed_threads
 from .units import DEFAULT_EXCLUDE, find_units
 
 __all__ = ["LoopState", "unlearn_events"]
@@ -173,7 +173,8 @@ class _Loop:
         return self.config.seed if self.config.rounding == "stochastic" else None
 
     def measure(self):
-        return {name: float(value) for name, value in self.task.evaluate("validation").items()}
+        with fixed_threads(self.task.model):
+            return {name: float(value) for name, value in self.task.evaluate("validation").items()}
 
     def not_finite(self, metrics):
         """Names of the metrics that decide and are NaN or infinite."""
@@ -228,9 +229,9 @@ class _Loop:
                 continue
             draw = s.round * config.inner_steps + inner
             try:
-                with getattr(recorder, side)(), same_for_any_threads():
+                with getattr(recorder, side)(), fixed_threads(self.task.model):
                     self.losses[side] = backward_all(self.task.losses(side, draw, config.seed), side)
-            except RecordingError:
+            except NoGradientError:
                 if not inner:
                     raise
                 # A side that reaches the model need not reach these few units (a text-only retain loss, a vision

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import torch
 
 from . import ops
-from .errors import FrozenParameterError, NonFiniteError, RecordingError
+from .errors import FrozenParameterError, NoGradientError, NonFiniteError, RecordingError
 from .scoring import ScoreTable
 
 __all__ = ["ScoreRecorder", "score"]
@@ -87,7 +87,7 @@ class ScoreRecorder:
             yield self
             fresh = {name: p.grad for name, p in self.units.parameters.items()}
             if all(g is None for g in fresh.values()):
-                raise RecordingError(
+                raise NoGradientError(
                     f"no parameter of the units received a gradient inside recorder.{side}(): call backward() inside the "
                     "block, on a loss that depends on the model"
                 )
@@ -157,7 +157,7 @@ def backward_all(losses, side):
                 f"the {side} loss of micro-batch {count} is {value}; look at its samples and at the dtype"
             )
         if not loss.requires_grad:
-            raise RecordingError(f"the {side} loss does not depend on any trainable parameter of the model")
+            raise NoGradientError(f"the {side} loss does not depend on any trainable parameter of the model")
         loss.backward()
         total, count = total + value, count + 1
     if not count:

@@ -21,7 +21,9 @@ __all__ = ["Selection", "select", "automatic_threshold"]
 
 @dataclass(frozen=True)
 class Selection:
-    """Names of the chosen units by falling phi, the threshold in force, and why any candidate was passed over."""
+    """Names of the chosen units by falling phi, the threshold, and why any candidate was passed over.
+
+    With a count the threshold is told, and did not decide."""
 
     names: tuple
     threshold: float

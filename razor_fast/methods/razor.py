@@ -13,6 +13,7 @@ from ..fingerprint import fingerprint, hash_text
 from ..growth import unlearn_events
 from ..judge import Judge
 from ..run_directory import RunDirectory, read_log
+from ..threads import fixed_threads
 from ..scoring import ScoreRow, write_scores
 
 __all__ = ["Outcome", "unlearn"]
@@ -55,7 +56,8 @@ def unlearn(task, config=None, *, run_directory=None, units=None, on_event=None)
         settings = {"razor": config.model_dump(mode="json"), "task": task.describe(), "base_sha256": base}
         settings["units"] = None if units is None else hash_text(json.dumps(list(units.names)))
         run = RunDirectory(run_directory, settings)
-    shots = {"original": take_snapshot(task)}
+    with fixed_threads(task.model):
+        shots = {"original": take_snapshot(task)}
     scores, ended = [], None
     loop = unlearn_events(task, config, units=units, run=run)
     with closing(loop):
@@ -71,7 +73,8 @@ def unlearn(task, config=None, *, run_directory=None, units=None, on_event=None)
                 ended = event
             if on_event is not None:
                 on_event(event)
-    shots["unlearned"] = take_snapshot(task)
+    with fixed_threads(task.model):
+        shots["unlearned"] = take_snapshot(task)
     metrics = {
         "validation": {"before": ended.before, "after": ended.after},
         "test": {"before": shots["original"]["metrics"], "after": shots["unlearned"]["metrics"]},
