@@ -23,7 +23,8 @@ __all__ = ["Selection", "select", "automatic_threshold"]
 class Selection:
     """Names of the chosen units by falling phi, the threshold, and why any candidate was passed over.
 
-    With a count the threshold is told, and did not decide."""
+    With a count the threshold is told, and did not decide.
+    """
 
     names: tuple
     threshold: float

@@ -1,4 +1,4 @@
-"""The same seed gives the same edit for 1 and 2 threads, and the sums that made it differ are the right ones."""
+"""The same seed gives the same edit for 1 and 2 threads."""
 
 import os
 import subprocess
@@ -7,10 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from models import SMALL, image_features, images, text_features, tokens
+from models import SMALL
+from test_clip import colour_parts, tokenize
 from torch import nn
 
-from razor_fast.threads import same_for_any_threads
+from razor_fast.config import RazorConfig
+from razor_fast.errors import ConfigError
+from razor_fast.families.clip import ClipTask
+from razor_fast.methods.razor import unlearn
+from razor_fast.threads import fixed_threads
 
 PROGRAM = """
 import sys, hashlib
@@ -56,87 +61,68 @@ def test_the_same_edit_for_one_and_two_threads(edits, case):
     assert one == two
 
 
-def gradients(model, mode, threads=1, masked=False):
+@pytest.fixture
+def two_threads():
     before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        for name, p in model.named_parameters():
-            p.grad = None
-            p.requires_grad_(not (masked and name.endswith("bias")))
-        loss = (image_features(model, images(model, 64)) ** 2).mean() + (
-            text_features(model, tokens(model, 64)) ** 2
-        ).mean()
-        if mode:
-            with same_for_any_threads():
-                loss.backward()
-        else:
-            loss.backward()
-        return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    finally:
-        torch.set_num_threads(before)
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("name", ["open_clip", "hf clip", "hf siglip", "open_clip custom", "open_clip timm"])
-def test_gradients_are_those_of_torch_and_equal_for_any_threads(name, masked):
-    model = SMALL[name]()
-    plain, ours = gradients(model, False, masked=masked), gradients(model, True, masked=masked)
-    assert set(plain) == set(ours)
-    scale = max(g.abs().max().item() for g in plain.values())
-    for key in plain:
-        torch.testing.assert_close(ours[key], plain[key], rtol=1e-4, atol=scale * 1e-6)
-    two = gradients(model, True, threads=2, masked=masked)
-    assert [key for key in ours if not torch.equal(ours[key], two[key])] == []
+def test_the_number_is_fixed_inside_and_given_back(two_threads, monkeypatch):
+    model = nn.Linear(2, 2)
+    for value, inside in ((None, 1), ("1", 1), ("3", 3), ("2", 2), ("torch", 2)):
+        monkeypatch.delenv("RAZOR_FAST_THREADS", raising=False)
+        if value is not None:
+            monkeypatch.setenv("RAZOR_FAST_THREADS", value)
+        with fixed_threads(model):
+            assert torch.get_num_threads() == inside
+            with fixed_threads(model):
+                assert torch.get_num_threads() == inside
+        assert torch.get_num_threads() == 2
+        with pytest.raises(KeyError), fixed_threads(model):
+            raise KeyError
+        assert torch.get_num_threads() == 2
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-@pytest.mark.parametrize("affine", ["both", "weight", "none"])
-def test_layer_norm(dtype, affine):
-    norm = nn.LayerNorm((3, 8), elementwise_affine=affine != "none", bias=affine == "both", dtype=dtype)
-    x = torch.randn(40, 3, 8, dtype=dtype, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    weight = torch.linspace(-1, 2, 24, dtype=dtype).reshape(3, 8)
-
-    def run(mode):
-        for p in (x, *norm.parameters()):
-            p.grad = None
-        loss = (norm(x) * weight).sum()
-        if mode:
-            with same_for_any_threads():
-                loss.backward()
-        else:
-            loss.backward()
-        return [p.grad.clone() for p in (x, *norm.parameters())]
-
-    ours, plain = run(True), run(False)
-    norm.double()
-    x = x.detach().double().requires_grad_()
-    for mine, theirs, exact in zip(ours, plain, run(False)):
-        assert mine.dtype == theirs.dtype == dtype and mine.shape == theirs.shape
-        error, tight = (mine.double() - exact).abs().max(), 1e-2 if dtype == torch.bfloat16 else 1e-6
-        assert error <= tight * exact.abs().max()
-        assert error <= 1.5 * (theirs.double() - exact).abs().max() + 1e-6
+def test_a_model_elsewhere_is_not_concerned(two_threads):
+    with fixed_threads(nn.Linear(2, 2, device="meta")):
+        assert torch.get_num_threads() == 2
+    with fixed_threads(nn.Identity()):
+        assert torch.get_num_threads() == 1
 
 
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize(
-    "options, size", [({"stride": 4}, 16), ({"stride": 2}, 16), ({"stride": 4, "padding": 1}, 16), ({"stride": 4}, 18),
-                      ({"stride": 4, "groups": 3}, 16), ({"stride": 4, "dilation": 2}, 19)],
-)  # fmt: skip
-def test_convolution(options, size, bias):
-    """The first is a patch embedding; the others are left to torch, and must not be taken for one."""
-    layer = nn.Conv2d(3, 6, 4, bias=bias, **options)
-    x = torch.randn(5, 3, size, size, generator=torch.Generator().manual_seed(0)).requires_grad_()
+@pytest.mark.parametrize("value", ["0", "-1", "many", "1.5", ""])
+def test_a_number_that_is_none(value, monkeypatch):
+    monkeypatch.setenv("RAZOR_FAST_THREADS", value)
+    with pytest.raises(ConfigError, match="RAZOR_FAST_THREADS"), fixed_threads(nn.Linear(2, 2)):
+        pass
 
-    def run(mode):
-        for p in (x, *layer.parameters()):
-            p.grad = None
-        loss = layer(x).square().sum()
-        if mode:
-            with same_for_any_threads():
-                loss.backward()
-        else:
-            loss.backward()
-        return [p.grad.clone() for p in (x, *layer.parameters())]
 
-    for ours, plain in zip(run(True), run(False)):
-        torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-4)
+def test_everything_that_decides_runs_on_the_fixed_number(two_threads):
+    """The task's losses and evaluations, and its frozen features, see one thread; the caller keeps two."""
+    seen = set()
+
+    class Watching(ClipTask):
+        def _features(self, *arguments, **options):
+            seen.add(("features", torch.get_num_threads()))
+            return super()._features(*arguments, **options)
+
+        def losses(self, *arguments):
+            for loss in super().losses(*arguments):
+                seen.add(("losses", torch.get_num_threads()))
+                loss.register_hook(lambda grad: seen.add(("backward", torch.get_num_threads())))
+                yield loss
+
+        def evaluate(self, part):
+            found = super().evaluate(part)
+            seen.add(("evaluate", torch.get_num_threads()))
+            return found
+
+    task = Watching(SMALL["open_clip"](), colour_parts(), "red", preprocess=None, tokenizer=tokenize, batch_size=64)
+    task.predictions("test", "forget")
+    config = RazorConfig(inner_steps=2, max_probes=1, max_rounds=1, initial_units=1, forget_target=-1)
+    events = []
+    unlearn(task, config, on_event=lambda event: events.append(torch.get_num_threads()))
+    assert seen == {(what, 1) for what in ("features", "losses", "backward", "evaluate")}
+    assert set(events) == {2} and torch.get_num_threads() == 2

@@ -6,6 +6,7 @@ only ever reported.
 """
 
 import copy
+from functools import wraps
 
 import torch
 
@@ -15,12 +16,24 @@ from ..data.concepts import caption_matcher, fold_label
 from ..errors import ConceptError, ConfigError, DataError
 from ..evaluation import metrics
 from ..evaluation.privacy import membership_auc
+from ..threads import fixed_threads
 from .clip_model import ClipAdapter
 from .clip_report import report_sections, take_snapshot
 
 __all__ = ["ClipTask"]
 
 DEFAULT_TEMPLATES = ("a photo of a {}",)
+
+
+def _fixed(method):
+    """The method, computed the same for any number of CPU threads."""
+
+    @wraps(method)
+    def run(self, *arguments, **options):
+        with fixed_threads(self.model):
+            return method(self, *arguments, **options)
+
+    return run
 
 
 class ClipTask:
@@ -79,14 +92,18 @@ class ClipTask:
         self._targets = {name: self._find_targets(name) for name in self.sets}
         self._pools = {part: self._make_pool(part) for part in ("validation", "test")}
         model.eval()
+        self._freeze()
+        self.reference, self.reference_auc = reference, None
+        if reference is not None and self._can_attack():
+            self.reference_auc = self.on(reference).membership()
+
+    @_fixed
+    def _freeze(self):
         self._frozen_top, self._frozen_features = {}, {}
         for part in ("validation", "test"):
             images, _ = self._features(f"retain.{part}", texts=False)
             self._frozen_top[part] = metrics.top_caption(images, self._encode_texts(self._pools[part][1]))
         self._frozen_features["retain.train"] = self._features("retain.train")
-        self.reference, self.reference_auc = reference, None
-        if reference is not None and self._can_attack():
-            self.reference_auc = self.on(reference).membership()
 
     # -- what the loop asks for
 
@@ -113,6 +130,7 @@ class ClipTask:
                 loss = losses.similarity_drift(scale * images @ texts.T, scale * frozen_images @ frozen_texts.T)
             yield loss * (len(batch) / samples)  # the last batch may be smaller: each sample weighs the same
 
+    @_fixed
     def evaluate(self, part):
         """Metrics on "validation" or "test". All but the margins are shares or cosines; see docs/metrics.md."""
         if part not in self._pools:
@@ -174,11 +192,13 @@ class ClipTask:
 
     # -- for reports
 
+    @_fixed
     def predictions(self, part, side):
         """Zero-shot class index of each image of a side ("forget", "retain") of a part: (predicted, target), int64 [N]."""
         images, _ = self._features(f"{side}.{part}", texts=False)
         return (images @ self._classifier().T).argmax(dim=1).cpu(), self._targets[f"{side}.{part}"].cpu()
 
+    @_fixed
     def top_captions(self, part, side, indices, count=3):
         """For each image asked for: its `count` most similar captions of the part's pool, as (caption, cosine) pairs."""
         images, _ = self._features(f"{side}.{part}", texts=False)
@@ -189,6 +209,7 @@ class ClipTask:
             for row, values in zip(best.indices, best.values)
         ]
 
+    @_fixed
     @torch.no_grad()
     def membership(self):
         """AUC of the membership attack on loss and alignment: forget.train against forget.test, never trained on."""

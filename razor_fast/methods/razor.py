@@ -13,8 +13,8 @@ from ..fingerprint import fingerprint, hash_text
 from ..growth import unlearn_events
 from ..judge import Judge
 from ..run_directory import RunDirectory, read_log
-from ..threads import fixed_threads
 from ..scoring import ScoreRow, write_scores
+from ..threads import fixed_threads
 
 __all__ = ["Outcome", "unlearn"]
 
