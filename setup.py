@@ -60,11 +60,17 @@ def cuda_sources() -> tuple[list[str], str]:
 
 def native():
     """Keyword arguments of setup() for the compiled parts."""
-    import pybind11
     import torch
 
     cuda, reason = cuda_sources()
     from torch.utils import cpp_extension  # reads CUDA_HOME when it is imported
+
+    try:
+        import pybind11
+
+        bindings = pybind11.get_include()
+    except ImportError:  # torch carries a copy
+        bindings = cpp_extension.include_paths("cpu")[0]
 
     if cuda:
         os.environ.setdefault("TORCH_CUDA_ARCH_LIST", ARCHITECTURES)
@@ -101,7 +107,7 @@ def native():
     common = {"depends": sorted(str(p) for p in Path("csrc").rglob("*") if p.suffix in (".h", ".inl", ".cuh"))}
     host = Extension(
         "razor_fast._C", ["csrc/module.cpp", "csrc/plan.cpp"],
-        include_dirs=[pybind11.get_include()],
+        include_dirs=[bindings],
         extra_compile_args={"cxx": [*FLAGS, *quiet, "-include", str(header.resolve())]}, language="c++", **common)
     extensions = [host, Extension(
         "razor_fast._ops", sorted(str(p) for p in Path("csrc/cpu").glob("*.cpp")),

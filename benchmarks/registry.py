@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from benchmarks import shapes
 from benchmarks.habits import salun, slug, ssd
 from razor_fast import ops, reference
-from razor_fast.matrix import matrix_shape
-from razor_fast.plan import Plan
+from razor_fast.plan import Plan, matrix_shape
 
 HEAD_WIDTH = 64  # of every CLIP model of open_clip that is timed here
 
@@ -41,14 +41,11 @@ class Case:
 
 
 class Model:
-    """The parameter shapes of an open_clip model (built on `meta`), its layers and its heads."""
+    """The parameter shapes of an open_clip model, its layers and its heads; random tensors of them on `device`."""
 
-    def __init__(self, name: str):
-        import open_clip
-
-        model = open_clip.create_model(name, device="meta", load_weights=False)
-        self.name = name
-        self.parameters = {n: tuple(p.shape) for n, p in model.named_parameters()}
+    def __init__(self, name: str, device: str = "cpu"):
+        self.name, self.device = name, torch.device(device)
+        self.parameters = shapes.of(name)
         self.index = {n: i for i, n in enumerate(self.parameters)}
         self.shapes = [matrix_shape(s) for s in self.parameters.values()]
         self.elements = sum(r * c for r, c in self.shapes)
@@ -74,11 +71,11 @@ class Model:
             for head in self.heads.values():
                 slices += [(len(group), self.index[name], *place) for name, *place in head]
                 group.append(1)
-        return Plan.compile(self.shapes, slices, len(group), group)
+        return Plan.compile(self.shapes, slices, len(group), group).to(self.device)
 
     def tensors(self, seed: int) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(seed)
-        return {n: torch.randn(s, generator=generator) for n, s in self.parameters.items()}
+        return {n: torch.randn(s, generator=generator).to(self.device) for n, s in self.parameters.items()}
 
 
 def _sums_gate(want: Tensor, tolerance: float) -> Callable[[Tensor], str | None]:
@@ -107,7 +104,7 @@ def segment_stats(model: Model) -> Case:
     groups = [model.tensors(seed) for seed in (1, 2, 3)]
     lists = [list(g.values()) for g in groups]
     layers, both = model.plan(layers=True, heads=False), model.plan(layers=True, heads=True)
-    want = reference.segment_stats(*lists, both.tiles, both.unit_offsets, both.unit_tiles)
+    want = reference.segment_stats(*lists, both.tiles, both.unit_offsets, both.unit_tiles).cpu()
     count = layers.unit_count
     everything = 3 * 4 * model.elements
 
@@ -190,7 +187,7 @@ def segment_update_(model: Model) -> Case:
     plan, theta, lists, base = _all_heads(model)
     gradients = [model.tensors(seed) for seed in (2, 3)]
     flat = [ops.segment_gather(list(g.values()), plan) for g in gradients]
-    eta = torch.full((plan.unit_count,), 1e-3, dtype=torch.float64)
+    eta = torch.full((plan.unit_count,), 1e-3, dtype=torch.float64, device=model.device)
     origin = {n: t.clone() for n, t in theta.items()}
     want = [t.clone() for t in lists]
     reference.segment_update_(want, base, *flat, base.new_empty(0), plan.tiles, eta, -0.5, 1.0, 0.0)

@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# All that needs a GPU, in one go and without a download: build, the tests marked gpu, every benchmark.
+#   bash benchmarks/gpu_check.sh OUT     results in the folder OUT: env.txt, tests.txt, benchmarks.csv, benchmarks.txt
+# Needs torch (2.11 or later) with CUDA, triton, nvcc, setuptools, numpy and pytest; what else is missing is done without.
+# RAZOR_FAST_PYTHON names the Python to use.
+set -uo pipefail
+out=${1:?usage: bash benchmarks/gpu_check.sh OUT}
+mkdir -p "$out" && out=$(cd "$out" && pwd)
+cd "$(dirname "$0")/.." || exit 1
+python=${RAZOR_FAST_PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || command -v python3)}
+export PYTHONUNBUFFERED=1 TORCH_CUDA_ARCH_LIST=${TORCH_CUDA_ARCH_LIST:-9.0} OMP_NUM_THREADS=${OMP_NUM_THREADS:-8}
+status=0
+note() { echo "== $* ($(date -u +%H:%M:%S))"; }
+
+note build
+if ! "$python" setup.py -q build_ext --inplace >"$out/build.txt" 2>&1; then
+  tail -20 "$out/build.txt"
+  echo "the build failed; what follows runs without compiled parts"
+  status=1
+fi
+# the folder of kernels is installed as razor_fast.kernels; in a bare checkout a link stands in for the installation
+if ! "$python" -c "import razor_fast.kernels" 2>/dev/null; then ln -sfn ../kernels razor_fast/kernels && linked=1; fi
+trap '[ -z "${linked:-}" ] || rm -f razor_fast/kernels' EXIT
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
+
+note environment
+"$python" -m razor_fast.env | tee "$out/env.txt" || status=1
+nvidia-smi --query-gpu=name,driver_version,clocks.sm,clocks.mem,power.limit --format=csv 2>/dev/null | tee -a "$out/env.txt"
+
+note tests
+timeout 200 "$python" -m pytest -q -m gpu -p no:cacheprovider tests/test_segment_stats.py tests/test_segment_flat.py \
+  tests/test_whole_tensors.py 2>&1 | tee "$out/tests.txt" | tail -30 || status=1
+
+note benchmarks
+timeout 280 "$python" -m benchmarks.run --device cuda --model ViT-L-14 --out "$out/benchmarks.csv" 2>&1 | tee "$out/benchmarks.txt" || status=1
+note "done, status $status"
+exit $status
