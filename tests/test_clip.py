@@ -411,17 +411,20 @@ def test_equal_texts_are_encoded_once_and_give_the_features_of_every_row(name):
 
     def counting(*arguments, **options):
         rows.append(len(arguments[0] if arguments else options["input_ids"]))
+        if options:  # each row with its own mask; attention in CLIP looks back only, so features alone would not show it
+            padding = options["input_ids"] == WordTokenizer.pad_token_id
+            assert torch.equal(options["attention_mask"] == 0, padding)
         return original(*arguments, **options)
 
     setattr(model, method, counting)
-    captions = ["a red square", "green", "a red square", "blue thing here", "green", "green"]
+    captions = ["a b c d e", "green", "a b c d e", "a blue thing here", "green", "red square", "one two three"]
     tokenizer = tokenize if name == "open_clip" else WordTokenizer()
     if name == "open_clip":
         ids, mask = tokenizer(captions), None
     else:
         ids, mask = tokenizer(captions, padding="max_length").values()
     together = adapter.encode_texts(ids, mask)
-    assert rows == [3]
+    assert rows == [5]
     for row, caption in zip(together, captions):
         torch.testing.assert_close(row[None], plain_text(model, caption), rtol=1e-5, atol=1e-6)
     adapter.encode_texts(ids[[3, 0, 1]], None if mask is None else mask[[3, 0, 1]])

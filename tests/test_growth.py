@@ -98,6 +98,8 @@ def test_patience_counts_rounds_in_a_row():
     helped = [e.helped for e in of(ev.RoundEnded, found)]
     assert helped == [True, True, True, False, True, True] and found[-1].outcome == "max_rounds"
     assert len(of(ev.RoundEnded, run(mixed(), **LONG, patience=1))) == 4
+    helped = [e.helped for e in of(ev.RoundEnded, run(mixed(), **LONG, step="joint"))]
+    assert helped == [True, False, True, False, True, True]  # two, but not in a row
 
 
 def test_units_used_up_end_as_no_progress_and_say_so():
