@@ -411,7 +411,7 @@ def test_equal_texts_are_encoded_once_and_give_the_features_of_every_row(name):
 
     def counting(*arguments, **options):
         rows.append(len(arguments[0] if arguments else options["input_ids"]))
-        if options:  # each row with its own mask; attention in CLIP looks back only, so features alone would not show it
+        if "attention_mask" in options:  # attention in CLIP looks back only: features alone would not show a wrong mask
             padding = options["input_ids"] == WordTokenizer.pad_token_id
             assert torch.equal(options["attention_mask"] == 0, padding)
         return original(*arguments, **options)
