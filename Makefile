@@ -10,6 +10,9 @@ BIN := $(VENV)/bin
 DEMO ?= runs/demo-clip
 STAMPS := $(VENV)/.stamps
 
+# Small models crawl where threads spin while another process holds a core.
+export OMP_WAIT_POLICY ?= passive
+
 NATIVE := setup.py $(wildcard csrc/*.* csrc/*/*.*)
 
 .PHONY: demo demo-seeds test bench lint gpu-check clean

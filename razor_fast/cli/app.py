@@ -154,6 +154,9 @@ def demo_clip(
 
     Example: [bold]razor-fast demo clip --forget four --output runs/four[/bold]
     """
+    # Small models crawl where threads spin while another process holds a core: sixfold, measured on two cores. It is read
+    # when torch is first imported, which has not happened yet.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from .running import run_demo_clip
 
     run_demo_clip(forget, seed, output, seeds, cache)
