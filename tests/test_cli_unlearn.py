@@ -318,7 +318,15 @@ def test_interrupted_runs_say_how_to_go_on_and_do(home, tmp_path, monkeypatch):
 def test_ctrl_c_from_the_keyboard(home, tmp_path):
     code = "from razor_fast.cli import main; main()"
     command = [sys.executable, "-c", code, "unlearn", str(home / "run.yaml"), *UNREACHABLE, "-o", str(tmp_path / "run")]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tmp_path)
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        # a shell starts background jobs with SIGINT ignored, and children inherit that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     log = tmp_path / "run" / "log.jsonl"
     try:
         deadline = time.monotonic() + 60
