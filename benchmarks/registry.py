@@ -15,7 +15,8 @@ from torch import Tensor
 from benchmarks import shapes
 from benchmarks.habits import salun, slug, ssd
 from razor_fast import ops, reference
-from razor_fast.plan import Plan, matrix_shape
+from razor_fast.matrix import matrix_shape
+from razor_fast.plan import Plan
 
 HEAD_WIDTH = 64  # of every CLIP model of open_clip that is timed here
 
