@@ -24,5 +24,6 @@ def test_a_run_times_every_provider_after_the_gate(tmp_path):
 
 
 def test_the_quality_benchmark_explains_itself():
-    done = subprocess.run([sys.executable, "-m", "benchmarks.quality.demo_clip", "--help"], cwd=ROOT, capture_output=True, text=True)
+    command = [sys.executable, "-m", "benchmarks.quality.demo_clip", "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and "retrieval stability at least 98" in done.stdout
