@@ -12,7 +12,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .segment_stats import CODES, describe, device_table
+from .table import CODES, describe, device_table
 
 BITS = 11  # of a digit
 BINS = 1 << BITS

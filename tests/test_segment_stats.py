@@ -193,6 +193,14 @@ def check(case, groups):
 
 for case in cases.CASES:
     check(case, [case.tensors(1), case.tensors(2, 1), case.tensors(3, 2)])
+# rectangles and runs that are read in 16-byte accesses, next to ones that are not
+for dtypes in ((torch.float32,), (torch.bfloat16,), cases.MIXED):
+    shapes, slices, group = cases.attention(128, 2, layers=True)
+    case = cases.Case("", shapes, slices, group, 3000, dtypes)
+    given = [case.tensors(1), case.tensors(2, 1), case.tensors(3, 2)]
+    check(case, given)
+    shifted = [torch.cat([t.new_zeros(1), t.reshape(-1)])[1:].view(t.shape) for t in given[1]]
+    check(case, [given[0], shifted, given[2]])
 case = cases.Case("", ((6, 3, 5, 2),), ((0, 0, 1, 4, 0, 30), (1, 0, 0, 6, 15, 15)), (0, 1), 20)
 theta, forget, retain = (case.tensors(s) for s in (1, 2, 3))
 for variant in cases.layouts(theta[0]).values():
@@ -214,16 +222,20 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 import triton.language as tl
 import razor_fast.kernels.segment_stats as kernels
-sums = {"table": "*i64", "tiles": "*i64", "partials": "*fp64", "parameters": "i32", "ACC": "constexpr", "BLOCK": "constexpr"}
+sums = {"table": "*i64", "tiles": "*i64", "partials": "*fp64", "parameters": "i32", "CODE": "constexpr", "ACC": "constexpr",
+        "BLOCK": "constexpr", "WIDTH": "constexpr"}
 units = {"partials": "*fp64", "unit_offsets": "*i64", "unit_tiles": "*i64", "out": "*fp64", "BLOCK": "constexpr"}
 for capability in (80, 90):
-    for fn, signature, constants in (
-            (kernels.tile_sums, sums, {"ACC": tl.float32, "BLOCK": kernels.BLOCK}),
-            (kernels.tile_sums, sums, {"ACC": tl.float64, "BLOCK": kernels.BLOCK}),
-            (kernels.unit_sums, units, {"BLOCK": kernels.UNIT_BLOCK})):
-        source = ASTSource(fn=fn, signature=signature, constexprs=constants)
+    for code, acc, vectors in ((0, tl.float32, "v4.b32"), (1, tl.float32, "v4.b32"), (kernels.MIXED, tl.float64, "")):
+        constants = {"CODE": code, "ACC": acc, "BLOCK": kernels.BLOCK, "WIDTH": kernels.WIDTH}
+        source = ASTSource(fn=kernels.tile_sums, signature=sums, constexprs=constants)
         made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": kernels.WARPS})
         assert f".target sm_{capability}" in made.asm["ptx"]
+        # runs and rectangles: three operands each, 16 bytes a thread at a time
+        assert not vectors or sum("ld.global" in line and vectors in line for line in made.asm["ptx"].splitlines()) >= 6
+    source = ASTSource(fn=kernels.unit_sums, signature=units, constexprs={"BLOCK": kernels.UNIT_BLOCK})
+    made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": kernels.WARPS})
+    assert f".target sm_{capability}" in made.asm["ptx"]
 print("compiled")
 """
 
