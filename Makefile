@@ -1,13 +1,15 @@
 # Each target makes what it needs, once: the virtual environment, the installation, the compiled parts.
 #   make demo         train a CLIP on real digits, make it forget sevens, open runs/demo-clip/report.html
 #   make test         the tests (pytest)            make lint       ruff
-#   make bench        time the operators            make gpu-check OUT=folder    all that needs a GPU, in one go
+#   make bench        time the operators, draw them make gpu-check OUT=folder    all that needs a GPU, in one go
 #   make demo-seeds   the demo's bars, mean of three seeds
+#   make results      docs/results.md and README's figures from benchmarks/results
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= runs/demo-clip
+BENCH ?= runs/benchmarks
 STAMPS := $(VENV)/.stamps
 
 # Small models crawl where threads spin while another process holds a core.
@@ -15,7 +17,7 @@ export OMP_WAIT_POLICY ?= passive
 
 NATIVE := setup.py $(wildcard csrc/*.* csrc/*/*.*)
 
-.PHONY: demo demo-seeds test bench lint gpu-check clean
+.PHONY: demo demo-seeds test bench results lint gpu-check clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMPS)/installed
@@ -28,7 +30,12 @@ test: $(STAMPS)/installed
 	$(BIN)/pytest
 
 bench: $(STAMPS)/installed
-	$(BIN)/python -m benchmarks.run
+	$(BIN)/python -m benchmarks.run --out $(BENCH)
+	$(BIN)/python -m benchmarks.plot $(BENCH) --out $(BENCH)
+
+results: $(STAMPS)/installed
+	$(BIN)/python -m benchmarks.plot benchmarks/results --out docs/figures
+	$(BIN)/python -m benchmarks.results_page
 
 lint: $(STAMPS)/installed
 	$(BIN)/ruff check .

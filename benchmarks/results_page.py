@@ -1,18 +1,23 @@
-"""docs/results.md, made from the files in benchmarks/results: no number on that page was typed.
+"""docs/results.md and the benchmark block of README.md, made from the files in benchmarks/results: no number was typed.
 
     python -m benchmarks.results_page
 
-demo_clip.csv is written by `python -m benchmarks.quality.demo_clip --out ...`, and */segment_stats.csv by
-`python -m benchmarks.run --op segment_stats --out ...`. tests/test_results_page.py compares the page with the files.
+demo_clip.csv is written by `python -m benchmarks.quality.demo_clip --out ...`, and <device>/<version>.csv by `make bench`.
+tests/test_results_page.py compares page and block with the files.
 """
 
 import csv
 from pathlib import Path
 from statistics import mean
 
+from benchmarks import bars
+from benchmarks.plot import latest, newest
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "results.md"
+README = ROOT / "README.md"
+BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
 SHARES = {"forget_accuracy": "forget accuracy", "retain_accuracy": "retain accuracy",
           "retrieval_stability": "retrieval stability"}  # fmt: skip
 
@@ -49,38 +54,80 @@ def demo_section(rows):
     return lines
 
 
-def stats_section(path, rows):
-    lines = [f"## segment_stats on {path.parent.name}", ""]
-    for threads in sorted({row["threads"] for row in rows}, reverse=True):
-        some = [row for row in rows if row["threads"] == threads]
-        first = some[0]
-        lines += [
-            f"{first['device']}, {threads} thread{'s' * (threads != '1')}, torch {first['torch']}, commit {first['commit']}: "
-            f"shapes of {first['model']}, float32, {first['case']}. All providers interleaved in one process, {first['repeats']} "
-            "rounds, after each was found equal to the float64 reference.",
-            "",
-            "| provider | median ms (p20 to p80) | GB/s | share of a plain sum | faster than its baseline |",
-            "|---|---|---|---|---|",
-        ]
-        for row in some:
-            against = f"{row['speedup']}x ({row['baseline']})" if row["baseline"] else ""
-            lines.append(
-                f"| {row['provider']} | {row['median_ms']} ({row['p20_ms']} to {row['p80_ms']}) | {row['gb_per_s']} "
-                f"| {row['share_of_plain_sum']} | {against} |"
-            )
-        lines.append("")
-    return lines[:-1]
+def kind(rows):
+    return "cpu" if rows[0]["share_of"] != "plain_copy" else "cuda"
+
+
+def bars_table(devices):
+    """One row per bar, one column per device that has results; the GPU's column stands even where there are none."""
+    columns = [(rows[0]["device"], kind(rows), rows) for rows in devices]
+    if not any(device == "cuda" for _, device, _ in columns):
+        columns.append(("H200, bf16", "cuda", []))
+    lines = ["| | " + " | ".join(f"{name}" for name, _, _ in columns) + " |", "|---|" + "---|" * len(columns)]
+    found = [bars.figures(rows, device) for _, device, rows in columns]
+    for each in zip(*found):
+        cells = []
+        for bar, bound, figure in each:
+            said = bars.verdict(bar, bound, figure)
+            limit = "" if bound is None else f" (bar: {'at most' if bar.at_most else 'at least'} {bound})"
+            cells.append(said if figure is None else f"{bars.text(figure, bar)}{limit}" + ", **missed**" * (said == "missed"))
+        lines.append(f"| {each[0][0].what} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def operators_section(path, rows):
+    """Every timed case of one device, newest rows."""
+    first = rows[0]
+    lines = [
+        f"## Operators on {first['device']}", "",
+        f"torch {first['torch']}, razor_fast {first['version']}, commit {first['commit']}. Median of the rounds (20th to 80th "
+        "percentile), all providers of a case interleaved in one process, each after its result was found equal to the "
+        f"float64 reference. Share: of the bandwidth that a {'plain sum' if kind(rows) == 'cpu' else 'plain copy'} reached in "
+        "the same rounds.", "",
+    ]
+    for name in ("scaling", "roofline"):
+        if (PAGE.parent / "figures" / f"{path.parent.name}-{name}.svg").exists():
+            lines += [f"![{name}](figures/{path.parent.name}-{name}.svg)", ""]
+    lines += ["| operator, case, model | provider | milliseconds | GB/s | share | times faster than its baseline |",
+              "|---|---|---|---|---|---|"]
+    for row in rows:
+        case = f"{row['op']}, {row['case'].replace('_', ' ')}, {row['model']}" + f", {row['dtype']}" * bool(row["dtype"])
+        against = f"{row['speedup']} ({row['baseline']})" if row["speedup"] else ""
+        lines.append(f"| {case} | {row['provider']} | {row['median_ms']} ({row['p20_ms']} to {row['p80_ms']}) "
+                     f"| {row['gb_per_s']} | {row['share']} | {against} |")
+    return lines
+
+
+NOTES = """Where a bar of layers alone reads "missed" on a CPU, it is out of reach there: the operator reads at the share of
+the bandwidth that the first row gives. SLUG's loop moves thirteen operands where ours moves three (a read for each norm; in
+the cosine two more norms, two quotients read and written, their product read and written, and its sum), so 13/3 is the limit
+unless its temporaries also cost page faults; and what torch.compile makes of the composite reads each operand once, as ours
+does. With heads, others read again what the layers have read already."""
 
 
 def page():
-    made = "Made by `python -m benchmarks.results_page` from benchmarks/results. Not yet measured: any GPU."
-    lines = ["# Results", "", made, ""]
+    made = "Made by `python -m benchmarks.results_page` from benchmarks/results."
+    files = {path: latest(read(path)) for path in newest(RESULTS).values()}
+    lines = ["# Results", "", made, "", "## The bars", "", *bars_table(files.values()), "", *NOTES.splitlines(), ""]
     lines += demo_section(read(RESULTS / "demo_clip.csv"))
-    for path in sorted(RESULTS.glob("*/segment_stats.csv")):
-        lines += ["", *stats_section(path, read(path))]
+    for path, rows in files.items():
+        lines += ["", *operators_section(path, rows)]
     return "\n".join(lines) + "\n"
+
+
+def readme():
+    """README.md with its benchmark block made anew: one figure and the bars."""
+    text = README.read_text(encoding="utf-8")
+    files = newest(RESULTS)
+    rows = {name: latest(read(path)) for name, path in files.items()}
+    device, path = next((item for item in files.items() if kind(rows[item[0]]) == "cuda"), next(iter(files.items())))
+    block = [BEGIN, "", f"![time of a scoring call against parameters](docs/figures/{path.parent.name}-scaling.svg)", "",
+             *bars_table(rows.values()), "", END]
+    before, rest = text.split(BEGIN)
+    return before + "\n".join(block) + rest.split(END)[1]
 
 
 if __name__ == "__main__":
     PAGE.write_text(page(), encoding="utf-8")
-    print(f"wrote {PAGE.relative_to(ROOT)}")
+    README.write_text(readme(), encoding="utf-8")
+    print(f"wrote {PAGE.relative_to(ROOT)} and the block in {README.name}")

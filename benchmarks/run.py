@@ -1,10 +1,12 @@
-"""Times every provider of an operator in one process, interleaved, after the gate: no number while a result is wrong.
+"""Times the operators beside the ways others get the same result, and says which bars are met.
 
-    python -m benchmarks.run [--op segment_stats] [--model ViT-B-32] [--device cuda] [--repeats 9] [--threads N] [--out rows.csv]
+    python -m benchmarks.run [--op NAME]... [--case NAME]... [--model NAME]... [--device cuda] [--dtype bfloat16]
+                             [--repeats 9] [--threads N] [--out FOLDER] [--together] [--seconds N]
 
-Share is the bandwidth reached, relative to a plain torch.sum measured in the same rounds; on a GPU a plain copy runs beside it.
-A time ends when the device has finished. Rows of the CSV carry device, torch,
-version and commit; existing files are appended to.
+Every case runs in a process of its own, so that what one leaves in the allocator is no gift to another; --together runs
+all in this one. Within a case all providers take turns, and none is timed before its gate has held its result against the
+float64 reference in the same process. Rows are appended to FOLDER/<device>/<version>.csv; benchmarks.plot draws them and
+benchmarks.results_page writes them into the documentation.
 """
 
 from __future__ import annotations
@@ -12,147 +14,184 @@ from __future__ import annotations
 import argparse
 import csv
 import datetime
-import platform
-import statistics
+import json
+import os
+import re
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import torch
 
-from benchmarks.registry import BENCHMARKS, Case, Model, Provider
-from razor_fast import __version__, _register
+from benchmarks import bars, planning
+from benchmarks.models import Model
+from benchmarks.registry import BENCHMARKS
+from benchmarks.timing import check, commit, device_name, fits, rows, temporaries
+from razor_fast import __version__
 
-PLAIN_SUM, PLAIN_COPY = "plain_sum", "plain_copy"  # what bandwidth is measured by
-
-
-def processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
+COLUMNS = {"provider": "provider", "owner": "by", "median_ms": "median ms", "p20_ms": "p20", "p80_ms": "p80",
+           "gb_per_s": "GB/s", "share": "share of bandwidth", "speedup": "times its baseline"}  # fmt: skip
+PLANNED = "LLaVA-NeXT-8B"
 
 
-def commit() -> str:
-    root = Path(__file__).resolve().parent.parent
-    done = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=root, capture_output=True, text=True)
-    return done.stdout.strip() or "unknown"
+def results_file(folder: Path, device: str) -> Path:
+    slug = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
+    return folder / slug / f"{__version__}.csv"
 
 
-def check(case: Case) -> dict[str, str]:
-    """Provider -> what its gate found wrong; each runs once, which also warms it up."""
-    wrong = {}
-    for name, provider in case.providers.items():
-        reason = provider.gate(provider.run())
-        if reason is not None:
-            wrong[name] = reason
-    return wrong
+def append(path: Path, found: list[dict]) -> None:
+    """Appends rows; a file with other columns is refused, not mixed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and path.stat().st_size:
+        with path.open(newline="") as file:
+            columns = next(csv.reader(file))
+        if columns != list(found[0]):
+            raise SystemExit(f"{path} has other columns than this version writes; move it away or give another --out")
+        header = False
+    else:
+        header = True
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, list(found[0]))
+        if header:
+            writer.writeheader()
+        writer.writerows(found)
 
 
-def measure(case: Case, repeats: int, elements: int, device: torch.device) -> dict[str, list[float]]:
-    """Provider -> seconds, one per round; a plain sum of `elements` random values, on a GPU a copy too, runs in every round."""
-    buffer = torch.randn(elements).to(device)
-    providers = {PLAIN_SUM: Provider(buffer.sum, lambda found: None, 4 * elements), **case.providers}
-    if device.type == "cuda":
-        other = torch.empty_like(buffer)
-        providers[PLAIN_COPY] = Provider(lambda: other.copy_(buffer), lambda found: None, 8 * elements)
-    times: dict[str, list[float]] = {name: [] for name in providers}
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    buffer.sum()
-    for i in range(repeats):
-        for name, provider in providers.items():
-            if provider.rounds is not None and i >= provider.rounds:
-                continue
-            wait()
-            begin = time.perf_counter()
-            provider.run()
-            wait()
-            times[name].append(time.perf_counter() - begin)
-    return times
-
-
-def rows(op: str, model: Model, case: Case, times: dict[str, list[float]]) -> list[dict]:
-    def quantiles(name):
-        values = sorted(times[name])
-        cut = statistics.quantiles(values, n=10, method="inclusive") if len(values) > 1 else values * 9
-        return statistics.median(values), cut[1], cut[7]
-
-    on = model.device.type
-    device = processor() if on == "cpu" else torch.cuda.get_device_name(model.device)
-    of_plain = {PLAIN_SUM: 4 * model.elements, PLAIN_COPY: 8 * model.elements}
-    bandwidth_of_sum = of_plain[PLAIN_SUM] / quantiles(PLAIN_SUM)[0]
-    out = []
-    for name in times:
-        median, p20, p80 = quantiles(name)
-        moved = of_plain.get(name) or case.providers[name].bytes_moved
-        baseline = case.baselines.get(name)
-        out.append({
-            "op": op, "model": model.name, "case": case.name, "provider": name,
-            "owner": _register.owner(op, on)[0] if name.startswith("razor_fast") else "",
-            "median_ms": round(1e3 * median, 3), "p20_ms": round(1e3 * p20, 3), "p80_ms": round(1e3 * p80, 3),
-            "minimum_ms": round(1e3 * min(times[name]), 3), "gb_per_s": round(moved / median / 1e9, 2),
-            "share_of_plain_sum": round(moved / median / bandwidth_of_sum, 3), "baseline": baseline or "",
-            "speedup": round(quantiles(baseline)[0] / median, 2) if baseline else "",
-            "repeats": len(times[name]), "threads": torch.get_num_threads(), "device": device,
-            "torch": torch.__version__, "version": __version__, "commit": commit(),
-            "when": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        })
-    return out
-
-
-def show(table_rows: list[dict]) -> None:
-    first = table_rows[0]
+def show(found: list[dict]) -> None:
+    first = found[0]
+    title = f"{first['op']}: {first['case']} of {first['model']}, {first['dtype']}"
+    if first["share_of"]:
+        title += f"; bandwidth by {first['share_of']}, baseline {first['baseline']}"
     try:
         from rich.console import Console
         from rich.table import Table
     except ImportError:  # on a machine where nothing can be installed
-        for row in table_rows:
-            print(*(f"{key}={row[key]}" for key in ("op", "provider", "owner", "median_ms", "p20_ms", "p80_ms", "gb_per_s",
-                                                    "share_of_plain_sum", "speedup", "baseline")))
+        print(title)
+        for row in found:
+            print("  " + "  ".join(f"{column}={row[column]}" for column in COLUMNS))
         return
-    table = Table(title=f"{first['op']}, {first['model']}, {first['case']}, {first['threads']} threads")
-    for title in ("provider", "median ms", "p20", "p80", "GB/s", "share of a plain sum", "speed-up", "against"):
-        table.add_column(title, justify="left" if title in ("provider", "against") else "right")
-    for row in table_rows:
-        table.add_row(*(str(row[key]) for key in ("provider", "median_ms", "p20_ms", "p80_ms", "gb_per_s",
-                                                  "share_of_plain_sum", "speedup", "baseline")))
-    Console(width=140).print(table)
+    table = Table(title=title, title_justify="left")
+    for column, name in COLUMNS.items():
+        table.add_column(name, justify="left" if column in ("provider", "owner") else "right")
+    for row in found:
+        table.add_row(*(str(row[column]) for column in COLUMNS))
+    Console(width=120).print(table)
+
+
+def time_case(op: str, case_name: str, model_name: str, device: str, dtype: torch.dtype, repeats: int) -> list[dict]:
+    """Rows of one case; raises RuntimeError where a gate says no."""
+    model = Model(model_name, device, dtype)
+    case = BENCHMARKS[op].cases[case_name](model)
+    temporary = temporaries(case, model.device)
+    wrong = check(case)
+    if wrong:
+        raise RuntimeError("not timed: " + "; ".join(f"{name}: {reason}" for name, reason in wrong.items()))
+    return rows(op, model, case, repeats, temporary)
+
+
+def time_plan(device: str, repeats: int) -> list[dict]:
+    """One row: the compilation of an 8B plan with layers and heads, which happens on the host whatever the device."""
+    model = Model(PLANNED)
+    median, least, greatest, _ = planning.seconds(model, repeats)
+    blank = dict.fromkeys(("owner", "gb_per_s", "share", "share_of", "gflop_per_s", "flops_per_byte", "baseline", "speedup",
+                           "host_ms", "temporary_share"), "")  # fmt: skip
+    return [{"op": "plan", "model": PLANNED, "elements": model.elements, "dtype": "", "case": "layers_and_heads",
+             "provider": "razor_fast", **blank, "median_ms": round(1e3 * median, 4), "p20_ms": round(1e3 * least, 4),
+             "p80_ms": round(1e3 * greatest, 4), "minimum_ms": round(1e3 * least, 4), "repeats": repeats,
+             "device": device, "torch": torch.__version__, "version": __version__, "commit": commit(),
+             "when": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")}]
+
+
+def apart(arguments: list[str], limit: float) -> list[dict]:
+    """time_case in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder, "rows.json")
+        command = [sys.executable, "-m", "benchmarks.run", *arguments, "--worker", str(out)]
+        try:
+            done = subprocess.run(command, cwd=Path(__file__).resolve().parent.parent, stderr=subprocess.PIPE, text=True,
+                                  timeout=limit, env={**os.environ, "PYTHONWARNINGS": "ignore"})  # fmt: skip
+        except subprocess.TimeoutExpired:
+            raise RuntimeError(f"not finished after {limit:.0f} s") from None
+        if done.returncode or not out.exists():
+            tail = done.stderr.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
+            raise RuntimeError(tail[0])
+        return json.loads(out.read_text())
+
+
+def jobs(operators: list[str] | None, cases: list[str] | None, models: list[str] | None, device: str):
+    """(operator, case, model) in the order of timing: each operator on its own models, then what shows scaling."""
+    found = {}
+    for op in operators or BENCHMARKS:
+        entry = BENCHMARKS[op]
+        for model in models or (entry.cpu if device == "cpu" else entry.gpu):
+            found |= {(op, case, model): None for case in entry.cases}
+    for op in operators or BENCHMARKS:
+        if BENCHMARKS[op].scaling and not models:
+            case, more = BENCHMARKS[op].scaling
+            found |= {(op, case, model): None for model in more}
+    return [job for job in found if not cases or job[1] in cases]
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--op", choices=sorted(BENCHMARKS), action="append", help="default: all")
-    parser.add_argument("--model", default="ViT-B-32", help="an open_clip model name; only its shapes are used")
+    parser.add_argument("--case", action="append", help="default: all of the operator")
+    parser.add_argument("--model", action="append", help="default: those of the registry that fit")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: fp32 on a CPU, bf16 on a GPU")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--threads", type=int, help="default: torch's own")
-    parser.add_argument("--out", type=Path, help="CSV to append to")
-    options = parser.parse_args(argv)
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    model = Model(options.model, options.device)
-    failed = False
-    for op in options.op or BENCHMARKS:
-        case = BENCHMARKS[op](model)
-        wrong = check(case)
-        if wrong:
-            failed = True
-            print(f"{op} is not timed: " + "; ".join(f"{name}: {reason}" for name, reason in wrong.items()), file=sys.stderr)
-            continue
-        found = rows(op, model, case, measure(case, options.repeats, model.elements, model.device))
+    parser.add_argument("--out", type=Path, help="folder to append results to; default: none are kept")
+    parser.add_argument("--together", action="store_true", help="all cases in this process")
+    parser.add_argument("--seconds", type=float, default=3600, help="begin no case after so many")
+    parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
+    given = parser.parse_args(argv)
+    if given.threads:
+        torch.set_num_threads(given.threads)
+    if given.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch sees no CUDA device")
+    dtype = getattr(torch, given.dtype or ("float32" if given.device == "cpu" else "bfloat16"))
+    if given.worker:
+        given.worker.write_text(json.dumps(
+            time_case(given.op[0], given.case[0], given.model[0], given.device, dtype, given.repeats)))
+        return 0
+
+    device = torch.device(given.device)
+    begin, failed, all_rows = time.monotonic(), False, []
+
+    def keep(found: list[dict]) -> None:
         show(found)
-        if options.out:
-            options.out.parent.mkdir(parents=True, exist_ok=True)
-            new = not options.out.exists() or options.out.stat().st_size == 0
-            with options.out.open("a", newline="") as file:
-                writer = csv.DictWriter(file, list(found[0]))
-                if new:
-                    writer.writeheader()
-                writer.writerows(found)
+        all_rows.extend(found)
+        if given.out:
+            append(results_file(given.out, found[0]["device"]), found)
+
+    for op, case, name in jobs(given.op, given.case, given.model, given.device):
+        label = f"{op}, {case}, {name}"
+        needed = BENCHMARKS[op].copies * Model(name, "cpu", dtype).bytes
+        left = given.seconds - (time.monotonic() - begin)
+        if left <= 0 or not fits(int(needed), device):
+            why = f"{given.seconds:.0f} seconds are over" if left <= 0 else f"needs about {needed / 1e9:.0f} GB"
+            print(f"{label}: left out, {why}", file=sys.stderr)
+            continue
+        arguments = ["--op", op, "--case", case, "--model", name, "--device", given.device, "--repeats", str(given.repeats),
+                     "--dtype", str(dtype).removeprefix("torch.")]  # fmt: skip
+        if given.threads:
+            arguments += ["--threads", str(given.threads)]
+        try:
+            keep(time_case(op, case, name, given.device, dtype, given.repeats) if given.together else
+                 apart(arguments, left))
+        except (RuntimeError, MemoryError) as error:  # a case that fails leaves the others their turn
+            failed = True
+            print(f"{label}: {error}", file=sys.stderr)
+        if given.device == "cuda":
+            torch.cuda.empty_cache()
+    if not given.op:
+        keep(time_plan(device_name(device), given.repeats))
+    for line in bars.lines(all_rows, given.device):
+        print(line)
     return int(failed)
 
 

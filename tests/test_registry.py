@@ -1,6 +1,8 @@
 """Walks the table of operators and fails on a missing cell."""
 
 import inspect
+import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -57,6 +59,17 @@ def test_mutation_is_seen_by_autograd(op):
         assert has_kernel(f"{NAMESPACE}::{op.name}", key) == bool(op.mutates)
 
 
+def _providers(name):
+    sys.path.insert(0, str(ROOT))
+    from benchmarks.models import Model
+    from benchmarks.registry import BENCHMARKS
+
+    entry = BENCHMARKS[name]
+    case = next(iter(entry.cases.values()))(Model("transformer-1e6"))
+    assert entry.baseline in case.providers and entry.cpu and entry.gpu
+    return case.providers
+
+
 @every
 def test_has_source_test_benchmark_and_page(op):
     for device, meant in op.owners:
@@ -70,8 +83,9 @@ def test_has_source_test_benchmark_and_page(op):
             assert f'm.impl("{op.name}"' in sources
     tests = "".join(p.read_text() for p in (ROOT / "tests").glob("test_*.py"))
     assert f"ops.{op.name}(" in tests and f"{op.name}.default" in tests  # compared, and opchecked
-    registry = (ROOT / "benchmarks" / "registry.py").read_text()
-    assert f'"{op.name}"' in registry
+    assert any(p.startswith("razor_fast") for p in _providers(op.name))
+    on_gpu = re.findall(r"@pytest\.mark\.gpu(.*?)(?=\n@pytest|\Z)", tests, re.DOTALL)
+    assert any(f"ops.{op.name}(" in body or "WORK[name]" in body or "run_all(" in body for body in on_gpu)
     assert f"## {op.name}" in (ROOT / "docs" / "operators.md").read_text()
 
 

@@ -22,7 +22,8 @@ def score_layers(theta: dict[str, Tensor], g_forget: dict[str, Tensor],
     return scores
 
 
-def _slices(tensors: dict[str, Tensor], head) -> Tensor:
+def slices_of(tensors: dict[str, Tensor], head) -> Tensor:
+    """A head's slices, copied into one flat tensor."""
     parts = []
     for name, row, rows, column, columns in head:
         tensor = tensors[name]
@@ -34,7 +35,7 @@ def _slices(tensors: dict[str, Tensor], head) -> Tensor:
 def score_heads(theta: dict[str, Tensor], g_forget: dict[str, Tensor], g_retain: dict[str, Tensor],
                 heads: dict[str, list[tuple[str, int, int, int, int]]]) -> dict[str, tuple[float, float, float, float]]:
     """Head -> the same four numbers; a head is a list of (parameter, row, rows, column, columns)."""
-    copies = [{name: _slices(group, head) for name, head in heads.items()} for group in (theta, g_forget, g_retain)]
+    copies = [{name: slices_of(group, head) for name, head in heads.items()} for group in (theta, g_forget, g_retain)]
     return score_layers(*copies)
 
 
