@@ -1,16 +1,15 @@
 """Units: the layers and attention heads of a model, as slices of its parameters.
 
-A *layer* is one whole parameter. A *head* is what belongs to one attention head (see heads.py). Both are lists of
+A *layer* is one whole parameter. A *head* is what belongs to one attention head (see heads/). Both are lists of
 rectangles in the matrix view: a parameter of shape [d0, d1, ...] is the matrix [d0, d1*d2*...], [n] is [n, 1] and a
 scalar is [1, 1]. Layers and heads are two overlapping partitions of the same weights; which of the two to edit is the
 caller's choice, and `Units.subset` refuses to take both of one weight.
 
-Calls heads.py (what a module's heads are) and plan.py (compiling slices to tables); knows nothing of losses or tiles.
+Calls heads/ (what a module's heads are) and plan.py (compiling slices to tables); knows nothing of losses or tiles.
 """
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,8 +19,9 @@ import torch
 from torch import nn
 
 from .errors import ConfigError, ModelError, PlanError, UnknownUnitError
-from .heads import Head, HeadMapError, find_map, looks_like_attention
+from .heads import Head, HeadMapError, find_map, join_groups, looks_like_attention
 from .matrix import matrix_shape
+from .places import Places
 from .plan import Plan
 
 # Layers only: the biases of a head always go with its weights.
@@ -33,6 +33,7 @@ EXCLUDE_EMBEDDINGS = (
     "*embed_positions.weight",
     "*pos_embed",
     "*relative_position_bias_table",
+    "*relative_attention_bias.weight",
     "*token_embedding.weight",
     "*word_embeddings.weight",
     "*token_type_embeddings.weight",
@@ -42,23 +43,25 @@ EXCLUDE_EMBEDDINGS = (
     "*wte.weight",
     "*wpe.weight",
 )
+# What knows of the diffusion time step alone (and of a pooled prompt or an image size): its embedding, its projections
+# into ResNet blocks, and the modulation (adaLN) of MMDiT blocks. All concepts pass through it alike.
+EXCLUDE_TIME = (
+    "*time_embedding.*",
+    "*time_emb_proj.*",
+    "*time_text_embed.*",
+    "*add_embedding.*",
+    "*.norm1.linear.weight",
+    "*.norm1_context.linear.weight",
+    "*transformer_blocks.*.norm.linear.weight",
+    "*norm_out.linear.weight",
+)
+# Latents mean what the autoencoder makes of them; an edit of it changes every picture.
+EXCLUDE_AUTOENCODER = ("vae.*",)
 EXCLUDE_SCALES = ("logit_scale", "*.logit_scale", "logit_bias", "*.logit_bias")
 # As in SLUG: biases outside heads, position and token embeddings, the temperature. Class embeddings stay.
-DEFAULT_EXCLUDE = EXCLUDE_BIASES + EXCLUDE_EMBEDDINGS + EXCLUDE_SCALES
+DEFAULT_EXCLUDE = EXCLUDE_BIASES + EXCLUDE_EMBEDDINGS + EXCLUDE_SCALES + EXCLUDE_TIME + EXCLUDE_AUTOENCODER
 
 EDITABLE_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-
-# Wrappers put these in front of the parameters of the module they wrap.
-_WRAPPERS = ("_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-_TOWERS = {
-    "visual": "visual", "vision_model": "visual", "vision_tower": "visual", "visual_projection": "visual",
-    "text": "text", "text_model": "text", "text_projection": "text", "text_encoder": "text",
-    "text_decoder": "multimodal",
-}  # fmt: skip
-# Lists of blocks in the order of depth; a stage is a list of blocks in such a list (Swin's "layers.2.blocks.5").
-_BLOCK = r"(?:^|\.)(?:resblocks|cross_attn|blocks|transformer_blocks|layers|layer\d*|block|h|stages)\.\d+\."
-_STAGE = r"(?:^|\.)(?:layers|stages)\.\d+\."
-_IN_STAGE = r"blocks\.\d+\."
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,6 +317,7 @@ def find_units(
     include: str | Sequence[str] | None = None,
     exclude: str | Sequence[str] = DEFAULT_EXCLUDE,
     skip_frozen: bool = True,
+    split_groups: bool = False,
 ) -> Units:
     """The layers and attention heads of a model.
 
@@ -326,14 +330,17 @@ def find_units(
             too. A head's biases go with its weights. A tied parameter goes by all its names.
         skip_frozen: leave out parameters with requires_grad=False, whole layers and slices of heads alike; with False
             they are returned, and refused later where a gradient is needed.
+        split_groups: with grouped queries, whether shared keys and values ("kv.<j>") and each query head ("head.<i>")
+            are units of their own. By default they are one unit, "group.<j>": keys that move change the output of every
+            query head they serve.
 
     Returns:
         Units, layers in model order, then heads in module order. Attention modules without a head map give layers only,
         with one warning, and are listed in `unknown_attention`.
 
     Raises:
-        ModelError: a parameter is on the meta device, flattened by FSDP or shares memory with another, or nothing is
-            left to edit.
+        ModelError: a parameter is on the meta device, flattened by FSDP or shares memory with another, projections are
+            fused copies of the weights (diffusers), or nothing is left to edit.
         ConfigError: neither layers nor heads are asked for, or a pattern matches no parameter.
     """
     if not layers and not heads:
@@ -392,7 +399,7 @@ def find_units(
     def included(name: str) -> bool:
         return include is None or any(fnmatchcase(each, p) for each in all_names[name] for p in include)
 
-    places = _Places(model, known)
+    places = Places(known)
     found: list[Unit] = []
     for name, parameter in usable.items():
         pattern = excluded(name, exclude)
@@ -409,7 +416,7 @@ def find_units(
     if heads:
         patterns = [pattern for pattern in exclude if pattern not in EXCLUDE_BIASES]
         kept = {name for name in usable if excluded(name, patterns) is None}
-        mapped, unknown, reasons = _read_heads(model, names)
+        mapped, unknown, reasons = _read_heads(model, names, split_groups)
         if unknown:
             _warn_unknown(model, unknown, reasons)
         for path, head in mapped:
@@ -422,8 +429,7 @@ def find_units(
                     slices.append(Slice(name, piece.row, piece.rows, piece.column, piece.columns))
             if slices:
                 label = f"{path}.{head.label}" if path else head.label
-                tower, block, _ = places.of(label)
-                part = head.label.rsplit(".", 1)[0]
+                tower, block, part, _ = places.of_head(label)
                 found.append(Unit(label, "head", tuple(slices), tower, block, head.index, part))
 
     touched = {piece.parameter for unit in found for piece in unit.slices}
@@ -483,7 +489,9 @@ def _check_memory(parameters: Mapping[str, nn.Parameter]) -> None:
         at[place] = name
 
 
-def _read_heads(model: nn.Module, names: Mapping[int, str]) -> tuple[list[tuple[str, Head]], list[str], dict[str, str]]:
+def _read_heads(
+    model: nn.Module, names: Mapping[int, str], split_groups: bool
+) -> tuple[list[tuple[str, Head]], list[str], dict[str, str]]:
     """Heads of every module a map knows, the names of attention modules none knew, and why where it is known."""
     found: list[tuple[str, Head]] = []
     mapped: list[str] = []
@@ -496,6 +504,7 @@ def _read_heads(model: nn.Module, names: Mapping[int, str]) -> tuple[list[tuple[
         if head_map is not None:
             try:
                 read = head_map.read(module)
+                read = read if split_groups else join_groups(read)
                 for head in read:
                     for piece in head.pieces:
                         _check_piece(piece, names)
@@ -503,6 +512,8 @@ def _read_heads(model: nn.Module, names: Mapping[int, str]) -> tuple[list[tuple[
                 reasons[path] = f"{head_map.architecture}: {error}"
                 candidates.append(path)
                 continue
+            except ModelError as error:
+                raise ModelError(f"{path or type(module).__name__}: {error}") from None
             mapped.append(path)
             found += [(path, head) for head in read]
         elif looks_like_attention(module):
@@ -549,53 +560,3 @@ def _bare(model: nn.Module) -> nn.Module:
         if inner is None or len(model._modules) > 1:
             return model
         model = inner
-
-
-class _Places:
-    """Tower, block and part of every parameter, read from its name."""
-
-    def __init__(self, model: nn.Module, names: Sequence[str]):
-        bare = _bare(model)
-        # open_clip and OpenAI CLIP keep the text tower at the top level, beside `visual`.
-        self._flat_text = hasattr(bare, "visual") and hasattr(bare, "transformer")
-        stripped = [self._strip(name) for name in names]
-        self._staged = {match[0] for name in stripped for match in re.finditer(f"{_STAGE}(?={_IN_STAGE})", name)}
-        self._depth: dict[str, dict[str, int]] = {}
-        for name in stripped:
-            tower, rest = self._tower(name)
-            block, _ = self._block(rest)
-            if block is not None:
-                depths = self._depth.setdefault(tower, {})
-                depths.setdefault(block, len(depths))
-
-    @staticmethod
-    def _strip(name: str) -> str:
-        return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
-
-    def _tower(self, name: str) -> tuple[str, str]:
-        parts = name.split(".")
-        for place, part in enumerate(parts[:-1]):
-            if part in _TOWERS:
-                tower = _TOWERS[part]
-                keep = place if part.endswith("_projection") else place + 1
-                return tower, ".".join(parts[keep:])
-        if parts[-1] in _TOWERS:
-            return _TOWERS[parts[-1]], parts[-1]
-        if self._flat_text and parts[0] not in ("logit_scale", "logit_bias"):
-            return "text", name
-        return "", name
-
-    def _block(self, rest: str) -> tuple[str | None, str]:
-        match = re.search(_BLOCK, rest)
-        if match and match[0] in self._staged:
-            # What a stage holds beside its blocks (a downsampling) is outside the blocks.
-            match = re.search(re.escape(match[0]) + _IN_STAGE, rest)
-        if not match:
-            return None, rest
-        return rest[: match.end() - 1], rest[match.end() :]
-
-    def of(self, name: str) -> tuple[str, int | None, str]:
-        tower, rest = self._tower(self._strip(name))
-        block, part = self._block(rest)
-        depth = None if block is None else self._depth.get(tower, {}).get(block)
-        return tower, depth, re.sub(r"[._]weight$", "", part)

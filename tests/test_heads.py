@@ -10,15 +10,25 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import models
 import pytest
 import torch
 from torch import nn
 
-from razor_fast import heads as heads_module
-from razor_fast.heads import REGISTRY, HeadMapError, Projection, find_map, looks_like_attention, register, split_heads
+from razor_fast.errors import ModelError
+from razor_fast.heads import (
+    REGISTRY,
+    HeadMapError,
+    Projection,
+    find_map,
+    join_groups,
+    looks_like_attention,
+    register,
+    registry,
+    split_heads,
+)
 from razor_fast.matrix import matrix_shape
 
 TOLERANCE = dict(rtol=1e-10, atol=1e-10)  # everything below runs in float64
@@ -27,7 +37,8 @@ TOLERANCE = dict(rtol=1e-10, atol=1e-10)  # everything below runs in float64
 @dataclass
 class Case:
     """module: attention alone. run: its output before anything that is not linear in the heads. heads, keys: how many
-    query heads and shared key/value heads. shared: parameters that belong to no head."""
+    query heads and shared key/value heads. shared: parameters that belong to no head. spare: columns at the end of a
+    parameter that belong to none."""
 
     architecture: str
     module: nn.Module
@@ -35,6 +46,7 @@ class Case:
     heads: int
     shared: set[str]
     keys: int = 0
+    spare: dict[str, int] = field(default_factory=dict)
 
 
 def inputs(*shape: int) -> torch.Tensor:
@@ -178,13 +190,107 @@ def _transformers_llama():
         yield Case(architecture, module, run, 4, {"o_proj.bias"} if extra.get("attention_bias") else set(), keys)
 
 
+def _transformers_t5():
+    transformers = pytest.importorskip("transformers")
+    from transformers.models.t5.modeling_t5 import T5Attention
+
+    for options, shared in (({"has_relative_attention_bias": True}, {"relative_attention_bias.weight"}), ({}, set())):
+        config = transformers.T5Config(d_model=24, d_kv=8, num_heads=4, dropout_rate=0.0, attn_implementation="eager")
+        module = built(lambda config=config, options=options: T5Attention(config, **options))
+        yield Case("transformers T5", module, lambda m: m(X)[0], 4, shared)
+
+
 def _diffusers():
-    processor = pytest.importorskip("diffusers.models.attention_processor")
-    for options in ({}, {"cross_attention_dim": 20, "bias": True}, {"residual_connection": True, "norm_num_groups": 3}):
-        module = built(lambda options=options: processor.Attention(24, heads=3, dim_head=8, **options))
+    processors = pytest.importorskip("diffusers.models.attention_processor")
+    architecture = "diffusers Attention (U-Nets, SD3, autoencoders)"
+    for options, shared in (
+        ({}, set()),
+        ({"cross_attention_dim": 20, "bias": True}, set()),
+        ({"cross_attention_dim": 20, "out_bias": False, "qk_norm": "layer_norm"}, {"norm_q", "norm_k"}),
+        ({"cross_attention_dim": 20, "cross_attention_norm": "layer_norm"}, {"norm_cross"}),
+        ({"residual_connection": True, "norm_num_groups": 3}, {"group_norm"}),
+    ):
+        module = built(lambda options=options: processors.Attention(24, heads=3, dim_head=8, **options))
         run = output_of("to_out.0", lambda m: m(X, CONTEXT if m.is_cross_attention else None))
-        shared = {"to_out.0.bias"} | ({"group_norm.weight", "group_norm.bias"} if module.group_norm else set())
-        yield Case("diffusers Attention (UNets, autoencoders)", module, run, 3, shared)
+        yield Case(architecture, module, run, 3, inside(module, *shared) | inside(module, "to_out.0", only="bias"))
+    module = built(
+        lambda: processors.Attention(
+            24, 20, heads=4, kv_heads=2, dim_head=6, processor=processors.StableAudioAttnProcessor2_0()
+        )
+    )
+    yield Case(architecture, module, lambda m: m(X, CONTEXT), 4, {"to_out.0.bias"}, keys=2)
+
+
+def _diffusers_added():
+    """Text tokens beside the image's own as further keys and values (Kandinsky, DeepFloyd IF)."""
+    processors = pytest.importorskip("diffusers.models.attention_processor")
+    for only in (False, True):
+        module = built(
+            lambda only=only: processors.Attention(
+                24, heads=3, dim_head=8, added_kv_proj_dim=20, norm_num_groups=3, bias=True, only_cross_attention=only,
+                processor=processors.AttnAddedKVProcessor2_0(),
+            )
+        )  # fmt: skip
+        run = output_of("to_out.0", lambda m: m(X.transpose(1, 2)[..., None], CONTEXT))
+        shared = inside(module, "group_norm") | {"to_out.0.bias"}
+        yield Case("diffusers Attention (U-Nets, SD3, autoencoders)", module, run, 3, shared)
+
+
+def _diffusers_joint():
+    """The joint attention of SD3 and SD3.5; in the last block the context goes no further."""
+    processors = pytest.importorskip("diffusers.models.attention_processor")
+    context = inputs(2, 7, 24)
+    for options in ({}, {"qk_norm": "rms_norm"}, {"context_pre_only": True}, {"context_pre_only": True, "bias": False}):
+        options = dict(bias=True, out_dim=24, context_pre_only=False, added_kv_proj_dim=24) | options
+        module = built(
+            lambda options=options: processors.Attention(
+                24, heads=3, dim_head=8, processor=processors.JointAttnProcessor2_0(), **options
+            )
+        )
+        norms = [f"norm_{name}" for name in ("q", "k", "added_q", "added_k") if "qk_norm" in options]
+        shared = inside(module, *norms) | inside(module, "to_out.0", "to_add_out", only="bias")
+        run = (
+            lambda m: torch.cat(  # noqa: E731
+                m(X, context)[: 1 if m.context_pre_only else 2], dim=1
+            )
+        )
+        yield Case("diffusers Attention (U-Nets, SD3, autoencoders)", module, run, 3, shared)
+
+
+def _diffusers_flux():
+    flux = pytest.importorskip("diffusers.models.transformers.transformer_flux")
+    context, rotary = inputs(2, 7, 24), (inputs(12, 8).cos(), inputs(12, 8).sin())
+    options = dict(query_dim=24, dim_head=8, heads=3, out_dim=24, bias=True)
+    module = built(lambda: flux.FluxAttention(**options, added_kv_proj_dim=24, context_pre_only=False))
+    shared = inside(module, "norm_q", "norm_k", "norm_added_q", "norm_added_k") | {"to_out.0.bias", "to_add_out.bias"}
+    run = lambda m: torch.cat(m(X, context, image_rotary_emb=rotary), dim=1)  # noqa: E731
+    yield Case("diffusers FluxAttention (FLUX double-stream blocks)", module, run, 3, shared)
+    module = built(lambda: flux.FluxAttention(**options))
+    run = output_of("to_out.0", lambda m: m.to_out[0](m(X)))
+    yield Case(
+        "diffusers FluxAttention (FLUX double-stream blocks)", module, run, 3,
+        inside(module, "norm_q", "norm_k") | {"to_out.0.bias"},
+    )  # fmt: skip
+
+
+def _diffusers_flux_single():
+    flux = pytest.importorskip("diffusers.models.transformers.transformer_flux")
+    context, rotary, time = inputs(2, 7, 24), (inputs(12, 8).cos(), inputs(12, 8).sin()), inputs(2, 24)
+    module = built(lambda: flux.FluxSingleTransformerBlock(24, 3, 8, mlp_ratio=2.0))
+    shared = inside(module, "norm", "proj_mlp", "attn.norm_q", "attn.norm_k") | {"proj_out.bias"}
+    run = output_of("proj_out", lambda m: m(X, context, time, rotary))
+    yield Case(
+        "diffusers FluxSingleTransformerBlock (FLUX single-stream blocks)", module, run, 3, shared,
+        spare={"proj_out.weight": 48},
+    )  # fmt: skip
+
+
+def inside(module: nn.Module, *paths: str, only: str = "") -> set[str]:
+    """Names of the parameters within these submodules, those that end in `only`."""
+    return {
+        name for name, _ in module.named_parameters()
+        if name.startswith(tuple(f"{path}." for path in paths)) and name.endswith(only)
+    }  # fmt: skip
 
 
 BUILDERS = {
@@ -197,7 +303,12 @@ BUILDERS = {
     "timm_rope": _timm_rope,
     "timm_pool": _timm_pool,
     "transformers_llama": _transformers_llama,
+    "transformers_t5": _transformers_t5,
     "diffusers": _diffusers,
+    "diffusers_added": _diffusers_added,
+    "diffusers_joint": _diffusers_joint,
+    "diffusers_flux": _diffusers_flux,
+    "diffusers_flux_single": _diffusers_flux_single,
 }
 
 
@@ -250,9 +361,11 @@ def test_heads_partition_the_projections(cases):
                 assert rectangle.numel() == piece.rows * piece.columns
                 rectangle += 1
         for name, painted in paint.items():
-            expected = 0 if name in case.shared else 1
-            assert (painted == expected).all(), f"{case.architecture}: {name}"
-        assert case.shared <= set(paint)
+            expected = torch.full_like(painted, 0 if name in case.shared else 1)
+            if name in case.spare:
+                expected[:, -case.spare[name] :] = 0
+            assert torch.equal(painted, expected), f"{case.architecture}: {name}"
+        assert case.shared | set(case.spare) <= set(paint)
 
 
 def test_the_output_is_the_sum_of_what_each_head_gives(cases):
@@ -280,6 +393,49 @@ def test_a_head_that_moves_changes_its_own_part_only(cases):
             alone = case.run(without(moved, others)) - case.run(without(case.module, others))
             assert change.abs().max() > 1e-6
             torch.testing.assert_close(change, alone, **TOLERANCE)
+
+
+def test_grouped_queries_join_their_keys(cases):
+    """Joined, a group moves its own part only, whatever of it moves, and the groups partition what the heads do."""
+    for case in cases:
+        found = read(case.module)
+        joined = join_groups(found)
+        if not case.keys:
+            assert joined == found
+            continue
+        assert [head.label for head in joined] == [f"group.{j}" for j in range(case.keys)]
+        assert sorted(map(id, (p for h in joined for p in h.pieces))) == sorted(
+            map(id, (p for h in found for p in h.pieces))
+        )
+        each, whole = case.heads // case.keys, case.run(case.module)
+        for group in joined:
+            own = {f"head.{i}" for i in range(group.index * each, (group.index + 1) * each)}
+            others = {f"head.{i}" for i in range(case.heads)} - own
+            moved = copy.deepcopy(case.module)
+            for piece in join_groups(read(moved))[group.index].pieces:
+                block(piece).add_(0.3 * inputs(piece.rows, piece.columns))
+            change = case.run(moved) - whole
+            alone = case.run(without(moved, others)) - case.run(without(case.module, others))
+            assert change.abs().max() > 1e-6
+            torch.testing.assert_close(change, alone, **TOLERANCE)
+
+
+def test_diffusers_layouts_that_are_refused():
+    processors = pytest.importorskip("diffusers.models.attention_processor")
+    flux = pytest.importorskip("diffusers.models.transformers.transformer_flux")
+    for module in (
+        processors.Attention(24, heads=3, dim_head=8),
+        processors.Attention(24, 20, heads=3, dim_head=8),
+        flux.FluxAttention(24, 3, 8, out_dim=24, added_kv_proj_dim=24, bias=True, context_pre_only=False),
+    ):
+        with torch.no_grad():
+            module.fuse_projections()
+        with pytest.raises(ModelError, match="fused.*load the pipeline again"):
+            read(module)
+    with pytest.raises(HeadMapError, match="norm_q spans all heads"):
+        read(processors.Attention(24, heads=3, kv_heads=3, dim_head=8, qk_norm="layer_norm_across_heads"))
+    with pytest.raises(HeadMapError, match="belongs to the block around it"):
+        read(flux.FluxAttention(24, 3, 8, out_dim=24, pre_only=True))
 
 
 def test_a_subclass_that_attends_its_own_way_is_not_taken_for_its_parent():
@@ -322,7 +478,7 @@ def test_layouts_that_do_not_fit_are_refused():
 
 
 def test_a_map_can_be_added_and_overrides_ours(monkeypatch):
-    monkeypatch.setattr(heads_module, "REGISTRY", list(REGISTRY))
+    monkeypatch.setattr(registry, "REGISTRY", list(REGISTRY))
 
     @register("one head", r"torch\.nn\.modules\.activation\.MultiheadAttention")
     def _one(module):
