@@ -55,11 +55,12 @@ EXCLUDE_TIME = (
     "*transformer_blocks.*.norm.linear.weight",
     "*norm_out.linear.weight",
 )
-# Latents mean what the autoencoder makes of them; an edit of it changes every picture.
-EXCLUDE_AUTOENCODER = ("vae.*",)
+# Components of a pipeline that no prompt passes through: they make every picture, or judge it.
+EXCLUDE_COMPONENTS = ("vae.*", "image_encoder.*", "safety_checker.*")
 EXCLUDE_SCALES = ("logit_scale", "*.logit_scale", "logit_bias", "*.logit_bias")
-# As in SLUG: biases outside heads, position and token embeddings, the temperature. Class embeddings stay.
-DEFAULT_EXCLUDE = EXCLUDE_BIASES + EXCLUDE_EMBEDDINGS + EXCLUDE_SCALES + EXCLUDE_TIME + EXCLUDE_AUTOENCODER
+# As in SLUG: biases outside heads, position and token embeddings, the temperature. Class embeddings stay. And of
+# diffusion pipelines, what every concept shares.
+DEFAULT_EXCLUDE = EXCLUDE_BIASES + EXCLUDE_EMBEDDINGS + EXCLUDE_SCALES + EXCLUDE_TIME + EXCLUDE_COMPONENTS
 
 EDITABLE_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 

@@ -249,11 +249,7 @@ def _diffusers_joint():
         )
         norms = [f"norm_{name}" for name in ("q", "k", "added_q", "added_k") if "qk_norm" in options]
         shared = inside(module, *norms) | inside(module, "to_out.0", "to_add_out", only="bias")
-        run = (
-            lambda m: torch.cat(  # noqa: E731
-                m(X, context)[: 1 if m.context_pre_only else 2], dim=1
-            )
-        )
+        run = lambda m: torch.cat(m(X, context)[: 1 if m.context_pre_only else 2], dim=1)  # noqa: E731
         yield Case("diffusers Attention (U-Nets, SD3, autoencoders)", module, run, 3, shared)
 
 

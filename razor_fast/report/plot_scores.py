@@ -14,6 +14,8 @@ __all__ = ["score_maps", "score_legend", "rounds_of_units"]
 MOST_COLUMNS = 32
 MOST_ROWS = 96
 MOST_LOOSE = 16
+_HEADS = {"": "Heads", "head": "Heads", "group": "Groups of heads", "kv": "Key and value heads"}
+_UNET_STAGES = ("down_blocks", "mid_block", "up_blocks")
 
 
 def rounds_of_units(data: ReportData):
@@ -61,9 +63,10 @@ def score_maps(data: ReportData) -> dict[str, list[Figure]]:
                 place = re.sub(r"(?<![^.])\d+(?![^.])", "#", module)
                 groups.setdefault((place, score.part), []).append((module, str(score.head), score))
         for (place, part), group in groups.items():
-            title = {"head": "Heads", "kv": "Key and value heads"}.get(part, f"Heads ({part})" if part else "Heads")
+            title = _HEADS.get(part, f"Heads ({part.removesuffix('.head')})")
             if len({p for p, _ in groups}) > 1:
-                title += f" of {place.rpartition('.')[2]}"
+                pieces = place.split(".")
+                title += f" of {next((piece for piece in pieces if piece in _UNET_STAGES), pieces[-1])}"
             panels.append(
                 _panel(
                     title,
