@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from .atomic import atomic_files
+from .components import as_module
 from .edit_file import (
     DTYPES,
     EDIT_FORMAT,
@@ -241,6 +242,7 @@ class Edit:
     def apply(self, model: nn.Module, *, whole_model: bool = False) -> Edit:
         """Writes the new values into `model`; returns the edit with the values it replaced, ready to revert.
 
+        model: a module, or a diffusers pipeline, whose parameters are named behind their component ("unet.<name>").
         Checked first, for every slice: the parameter is there, with the shape and dtype recorded, and holds the base
         values. whole_model: every other parameter and buffer must be that of the base too (one more pass over the
         model). Works on any device, for frozen and tied parameters and those that require a gradient; version counters
@@ -293,9 +295,7 @@ class Edit:
 
     def _locate(self, model: nn.Module) -> list[nn.Parameter]:
         """The parameter of every slice; raises unless all are there, fit the record and can be written."""
-        if not isinstance(model, nn.Module):
-            raise ModelError(f"expected a torch.nn.Module, got {type(model).__name__}.")
-        parameters = dict(model.named_parameters(remove_duplicate=False))
+        parameters = dict(as_module(model).named_parameters(remove_duplicate=False))
         for record in self.manifest.slices:
             parameter = parameters.get(record.parameter)
             if parameter is None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from .components import as_module
 from .errors import ModelError
 from .matrix import as_bytes
 
@@ -63,9 +64,8 @@ def plain_tensor_problem(tensor: Tensor) -> str | None:
 
 
 def state_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Every parameter and persistent buffer in name order, a tied one under each of its names."""
-    if not isinstance(model, nn.Module):
-        raise ModelError(f"expected a torch.nn.Module, got {type(model).__name__}.")
+    """Every parameter and persistent buffer of a module or pipeline in name order, a tied one under each of its names."""
+    model = as_module(model)
     found: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
     for prefix, module in model.named_modules(remove_duplicate=False):
         for name, buffer in module._buffers.items():

@@ -13,7 +13,6 @@ import torch
 from models import hf_clip, open_clip_clip
 from torch import nn
 
-from razor_fast import merge as merge_module
 from razor_fast.edit import Edit, read_slices
 from razor_fast.errors import BaseMismatchError, EditError, RunDirectoryError
 from razor_fast.fingerprint import fingerprint
@@ -279,7 +278,7 @@ def test_an_interrupted_merge_leaves_nothing_behind(tmp_path, monkeypatch, failu
     def fail(*arguments, **options):
         raise failure
 
-    monkeypatch.setattr(merge_module.torch, "save", fail)
+    monkeypatch.setattr(torch, "save", fail)
     for source, destination in ((folder, "merged"), (folder / "pytorch_model.bin", "merged.bin")):
         with pytest.raises(type(failure)):
             merge_checkpoint(edit, source, tmp_path / destination)

@@ -117,7 +117,10 @@ Set = Annotated[
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; only what came out.")]
 EditFile = Annotated[Path, typer.Argument(metavar="EDIT", help="An edit file (edit.safetensors).")]
 Checkpoint = Annotated[
-    Path, typer.Argument(metavar="CHECKPOINT", help="State dict (.safetensors, .pt, ...) or save_pretrained folder.")
+    Path,
+    typer.Argument(
+        metavar="CHECKPOINT", help="State dict (.safetensors, .pt, ...), save_pretrained folder or diffusers pipeline."
+    ),
 ]
 New = Annotated[
     Path, typer.Option("--output", "-o", metavar="NEW", help="Where to write the new checkpoint. Must not exist.")
@@ -216,18 +219,22 @@ def score(
 def inspect(
     edit: EditFile,
     undo: Annotated[Path | None, typer.Option(help="Its undo file; default: the one beside it, if there.")] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option("--checkpoint", metavar="CHECKPOINT", help="Say whether this one holds the edit.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print plain data instead of tables.")] = False,
 ):
     """Show what an edit changes: units, sizes, metrics before and after, hashes.
 
     Reads an edit file, and its undo file for how far each unit moves. Writes nothing. Every value is checked
-    against its hash.
+    against its hash. With --checkpoint, says whether a checkpoint or pipeline holds the values from before the edit,
+    those of the edit, or neither.
 
     Example: [bold]razor-fast inspect runs/cat/edit.safetensors[/bold]
     """
     from .editing import run_inspect
 
-    run_inspect(edit, undo, as_json=json)
+    run_inspect(edit, undo, checkpoint, as_json=json)
 
 
 @command(app)
@@ -235,7 +242,8 @@ def apply(edit: EditFile, checkpoint: Checkpoint, output: New):
     """Write a checkpoint with the edit in it.
 
     Reads an edit and a checkpoint that holds the values the edit was made on; another base is refused, naming the first
-    slice that differs. Writes a new checkpoint of the same form, equal byte for byte outside the edit.
+    slice that differs. Writes a new checkpoint of the same form, equal byte for byte outside the edit. Of a diffusers
+    pipeline only the components that the edit touches are changed.
 
     Example: [bold]razor-fast apply runs/cat/edit.safetensors clip.safetensors -o clip-without-cat.safetensors[/bold]
     """
@@ -281,6 +289,26 @@ def merge(
     from .editing import run_apply
 
     run_apply(edits, into, output)
+
+
+@command(app)
+def export(
+    edits: Annotated[list[Path], typer.Argument(metavar="EDIT...", help="Edit files, in the order they were made.")],
+    base: Annotated[Path, typer.Option("--from", metavar="CHECKPOINT", help="Checkpoint that the first was made on.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE.safetensors", help="Where to write. Must not exist.")
+    ],
+):
+    """Write the edited parameters, whole, to a plain safetensors file for other tools.
+
+    Reads edits and the checkpoint or pipeline they were made on. Writes a file with just the parameters that changed,
+    named as in the model (in a pipeline unet.down_blocks...): load_state_dict(..., strict=False) takes them.
+
+    Example: [bold]razor-fast export cat.safetensors --from sd15 -o tensors.safetensors[/bold]
+    """
+    from .editing import run_export
+
+    run_export(edits, base, output)
 
 
 @command(app)

@@ -1,4 +1,4 @@
-"""inspect, apply, revert and merge: edits and checkpoints on disk. No model is built."""
+"""inspect, apply, revert, merge and export: edits and checkpoints on disk. No model is built."""
 
 from __future__ import annotations
 
@@ -8,29 +8,44 @@ from pathlib import Path
 from ..edit import Edit, load_edit, stack
 from ..edit_file import undo_path
 from ..errors import BaseMismatchError, EditError, RunDirectoryError
-from ..merge import merge_checkpoint
+from ..merge import export_tensors, merge_checkpoint, what_it_holds
 from .console import say, stderr, stdout
 
-__all__ = ["reversed_edit", "run_apply", "run_inspect", "run_revert"]
+__all__ = ["reversed_edit", "run_apply", "run_export", "run_inspect", "run_revert"]
 
 
-def run_inspect(path: Path, undo: Path | None, *, as_json: bool) -> None:
+_HELD = {
+    "base": "holds the values the edit was made on: the edit is not applied",
+    "new": "holds the edit",
+    "neither": "holds neither the values the edit was made on nor those it left",
+}
+
+
+def run_inspect(path: Path, undo: Path | None, checkpoint: Path | None, *, as_json: bool) -> None:
     edit = _load(path, undo)
+    held, reason = (None, "") if checkpoint is None else what_it_holds(edit, checkpoint)
     if as_json:
-        print(json.dumps(edit.summary(), indent=1))
+        asked = {} if checkpoint is None else {"checkpoint": {"holds": held, "reason": reason}}
+        print(json.dumps(edit.summary() | asked, indent=1))
         return
     from ..edit_summary import render
 
     stdout().print(render(edit))
+    if checkpoint is not None:
+        say(stdout(), f"{checkpoint} {_HELD[held]}" + (f" ({reason.rstrip('.')})" if reason else ""))
 
 
 def run_apply(paths: list[Path], checkpoint: Path, output: Path) -> None:
     _check_new(output)
-    if len(paths) == 1:
-        edit = load_edit(paths[0])
-    else:
-        edit = stack([_load(path, None) for path in paths])
+    edit = _load_all(paths)
     _report(merge_checkpoint(edit, checkpoint, output), edit)
+
+
+def run_export(paths: list[Path], checkpoint: Path, output: Path) -> None:
+    _check_new(output)
+    names = export_tensors(_load_all(paths), checkpoint, output)
+    say(stdout(), f"wrote {output}")
+    say(stdout(), f"  {len(names)} whole tensors: {', '.join(names)}")
 
 
 _SEEN_FROM_BEHIND = {
@@ -75,6 +90,11 @@ def reversed_edit(edit: Edit) -> Edit:
     return Edit(manifest.model_copy(update={"slices": slices, "model": model}), edit.old, edit.new)
 
 
+def _load_all(paths: list[Path]) -> Edit:
+    """One edit, or several stacked in their order."""
+    return load_edit(paths[0]) if len(paths) == 1 else stack([_load(path, None) for path in paths])
+
+
 def _load(path: Path, undo: Path | None) -> Edit:
     """With its undo file: the one given, else the one beside it where there is one."""
     if undo is None and undo_path(path).is_file():
@@ -94,6 +114,8 @@ def _report(report, edit: Edit) -> None:
     slices = sum(map(len, report.edited.values()))
     say(out, f"wrote {report.destination}")
     say(out, f"  {slices} slices in {', '.join(report.edited)}: {', '.join(unit.name for unit in edit.manifest.units)}")
+    if report.variant:
+        say(out, f'  load it with from_pretrained(..., variant="{report.variant}")')
     if report.copied:
         say(out, f"  copied as they are: {', '.join(report.copied)}")
     if report.left_out:

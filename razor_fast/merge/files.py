@@ -1,0 +1,181 @@
+"""Files of weights, read and written slice by slice.
+
+A safetensors file is read without loading it, and written as a patched copy; a torch file is loaded as a whole.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy
+import safetensors
+import torch
+from torch import Tensor
+
+from ..edit_file import DTYPES, SliceRecord
+from ..errors import EditError
+from ..fingerprint import dtype_name, plain_tensor_problem
+from ..matrix import as_bytes, matrix_shape, read_slice, same_bits, write_slice
+
+TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
+# Where training loops keep the model's state dict among other things.
+_CONTAINERS = ("state_dict", "model_state_dict", "model", "module")
+_WRAPPERS = ("module.", "_orig_mod.")
+
+Place = tuple[str, SliceRecord, Tensor]  # tensor name in the file, slice, new values
+
+
+def open_weights(path: Path) -> SafetensorsFile | TorchFile:
+    return SafetensorsFile(path) if path.suffix.lower() == ".safetensors" else TorchFile(path)
+
+
+def _unwrapped(names: Iterable[str]) -> dict[str, str]:
+    """Plain name -> name in the file, for names behind 'module.' or '_orig_mod.'; the plain one wins."""
+    found: dict[str, str] = {}
+    for name in names:
+        plain = name
+        while plain.startswith(_WRAPPERS):
+            plain = plain.split(".", 1)[1]
+        if plain == name:
+            found[plain] = name
+        else:
+            found.setdefault(plain, name)
+    return found
+
+
+class SafetensorsFile:
+    """Reads slices from, and writes a patched copy of, a safetensors file without loading it."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        try:
+            with safetensors.safe_open(path, "pt"):  # checks lengths, offsets and shapes
+                pass
+            with open(path, "rb") as file:
+                length = int.from_bytes(file.read(8), "little")
+                self._header = json.loads(file.read(length))
+        except (safetensors.SafetensorError, OSError, ValueError) as error:
+            raise EditError(f"{path} is truncated, corrupted or no safetensors file ({error}).") from error
+        self._header.pop("__metadata__", None)
+        self._start = 8 + length
+        self.names = tuple(self._header)
+        self._keys = _unwrapped(self.names)
+
+    def key(self, name: str) -> str | None:
+        return name if name in self._header else self._keys.get(name)
+
+    def form(self, key: str) -> tuple[tuple[int, ...], str]:
+        stored = self._header[key]["dtype"]
+        names = {code: name for name, code in DTYPES.items()}
+        return tuple(self._header[key]["shape"]), names.get(stored, stored)
+
+    def tensor(self, key: str) -> Tensor:
+        """The whole tensor."""
+        with safetensors.safe_open(self.path, "pt") as file:
+            return file.get_tensor(key)
+
+    def _band(self, key: str, record: SliceRecord) -> tuple[int, int, slice]:
+        """Where the slice begins in the file (its first row), the bytes of a row, and those of its columns in a row."""
+        size = getattr(torch, record.dtype).itemsize
+        row_bytes = matrix_shape(self._header[key]["shape"])[1] * size
+        begin = self._start + self._header[key]["data_offsets"][0] + record.row * row_bytes
+        return begin, row_bytes, slice(record.column * size, (record.column + record.columns) * size)
+
+    def read(self, key: str, record: SliceRecord) -> Tensor:
+        """The slice's bytes, uint8 [rows, columns * bytes of an element]."""
+        with open(self.path, "rb") as file:
+            return torch.from_numpy(self._read_band(file, key, record)[:, self._band(key, record)[2]].copy())
+
+    def _read_band(self, file: BinaryIO, key: str, record: SliceRecord) -> numpy.ndarray:
+        begin, row_bytes, _ = self._band(key, record)
+        file.seek(begin)
+        return numpy.frombuffer(bytearray(file.read(record.rows * row_bytes)), numpy.uint8).reshape(record.rows, -1)
+
+    def write(self, destination: Path, places: Sequence[Place]) -> tuple[str, ...]:
+        shutil.copyfile(self.path, destination)
+        # plain writes and no memory map: on a full disk they raise, where a map kills the process
+        with open(destination, "r+b") as file:
+            for key, record, new in places:
+                begin, _, columns = self._band(key, record)
+                band = self._read_band(file, key, record)
+                band[:, columns] = as_bytes(new).numpy().reshape(record.rows, -1)
+                file.seek(begin)
+                file.write(band)
+        return ()
+
+
+class TorchFile:
+    """The same for a file of torch.save, which is loaded as a whole."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        try:
+            self._checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # unpickling raises whatever the bytes lead to
+            reason = next(iter(str(error).splitlines()), repr(error))
+            raise EditError(
+                f"{path} cannot be loaded with weights_only=True ({reason}). It is corrupted, a TorchScript archive, "
+                f"or holds objects beside tensors: save its state dict again."
+            ) from error
+        state = _state_dict(self._checkpoint)
+        if state is None:
+            raise EditError(
+                f"{path} holds no state dict; expected tensors by name, bare or under {', '.join(_CONTAINERS)}."
+            )
+        self._state = state
+        self.names = tuple(state)
+        self._keys = _unwrapped(self.names)
+
+    def key(self, name: str) -> str | None:
+        key = name if name in self._state else self._keys.get(name)
+        return key if key is not None and isinstance(self._state[key], Tensor) else None
+
+    def form(self, key: str) -> tuple[tuple[int, ...], str]:
+        tensor = self._state[key]
+        problem = plain_tensor_problem(tensor)
+        if problem:
+            raise EditError(f"{self.path}: {key} {problem}.")
+        return tuple(tensor.shape), dtype_name(tensor.dtype)
+
+    def read(self, key: str, record: SliceRecord) -> Tensor:
+        return read_slice(self._state[key], record)
+
+    def tensor(self, key: str) -> Tensor:
+        return self._state[key].detach().clone(memory_format=torch.contiguous_format)
+
+    def write(self, destination: Path, places: Sequence[Place]) -> tuple[str, ...]:
+        state = self._state
+        with torch.no_grad():
+            for key, record, new in places:
+                write_slice(state[key], record, new)
+            for key, record, new in places:
+                if not same_bits(read_slice(state[key], record), new):
+                    raise EditError(f"{self.path}: {key} shares its memory with another edited tensor.")
+        torch.save(self._checkpoint, destination)
+        if state is self._checkpoint:
+            return ()
+        others = ((name, entry) for name, entry in self._checkpoint.items() if entry is not state)
+        return tuple(str(name) for name, entry in others if _holds_tensors(entry))
+
+
+def _state_dict(checkpoint: Any) -> Mapping[str, Any] | None:
+    if not isinstance(checkpoint, Mapping):
+        return None
+    for name in _CONTAINERS:
+        inner = checkpoint.get(name)
+        if isinstance(inner, Mapping) and any(isinstance(value, Tensor) for value in inner.values()):
+            return inner
+    named = all(isinstance(name, str) for name in checkpoint)
+    return checkpoint if named and any(isinstance(value, Tensor) for value in checkpoint.values()) else None
+
+
+def _holds_tensors(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(_holds_tensors(inner) for inner in value.values())
+    if isinstance(value, (list, tuple)):
+        return any(_holds_tensors(inner) for inner in value)
+    return isinstance(value, Tensor)

@@ -1,0 +1,149 @@
+"""What is in a folder of a diffusers pipeline, and what a merge does with each file.
+
+Only components that the edit touches are written; all else is copied byte for byte. A component may hold its weights
+several times: as safetensors and torch files, and in variants (`diffusion_pytorch_model.fp16.safetensors`), each single
+or sharded. A set that holds the values the edit was made on is edited. Any other set of a touched component is left out,
+since it knows what was forgotten.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..edit import Edit
+from ..errors import BaseMismatchError, EditError
+from .files import Place, open_weights
+from .folder import Layout, check_shards, holds_weights, visible_files
+from .placing import Side, Wanted, find_places
+
+INDEX = "model_index.json"
+_SHARD = re.compile(r"-\d{5}-of-\d{5}")
+_WEIGHTS = re.compile(r"(?P<stem>[^.]+)(?:\.(?P<variant>[^.]+))?\.(?P<format>safetensors|bin)")
+# diffusers has put the variant at either place
+_SHARD_INDEX = re.compile(
+    r"(?P<stem>[^.]+)\.(?P<format>safetensors|bin)\.(?:(?P<variant>[^.]+)\.)?index(?:\.(?P<last>[^.]+))?\.json"
+)
+
+
+@dataclass
+class _WeightSet:
+    """One copy of a component's weights. files, indices: names within the component's folder."""
+
+    variant: str
+    format: str
+    files: list[str] = field(default_factory=list)
+    indices: list[str] = field(default_factory=list)
+
+
+def is_pipeline(source: Path) -> bool:
+    return (source / INDEX).is_file()
+
+
+def lay_out_pipeline(edit: Edit, source: Path, side: Side = "base") -> Layout:
+    """Raises EditError and BaseMismatchError as merge_checkpoint."""
+    components = _components(source)
+    touched = _by_component(edit, source, components)
+    layout, done, variants = Layout(), set(), []
+    for component, wanted in touched.items():
+        places, others, found = _edited_sets(wanted, source, component, side)
+        layout.places |= {name: slices for name, slices in places.items() if slices}
+        layout.copied += [name for name, slices in places.items() if not slices]
+        layout.left_out += others
+        done |= {*places, *others}
+        variants.append(found)
+    for name in visible_files(source, layout.left_out):
+        if str(name) in done:
+            continue
+        folder = name.parts[0] if len(name.parts) > 1 else ""
+        if holds_weights(name.name) and (folder not in components or folder in touched):
+            layout.left_out.append(str(name))  # a single-file checkpoint of the whole pipeline, another format
+        else:
+            layout.copied.append(str(name))
+    asked = [found[0] for found in variants if "" not in found]
+    layout.variant = asked[0] if asked else None
+    return layout
+
+
+def _components(source: Path) -> set[str]:
+    """Names of the components, those that are there and those that were left out when it was saved."""
+    try:
+        index = json.loads((source / INDEX).read_text(encoding="utf-8"))
+        found = {name for name, value in index.items() if isinstance(value, list) and not name.startswith("_")}
+    except (ValueError, AttributeError) as error:
+        raise EditError(f"{source / INDEX} is no index of a pipeline ({error!r}); save the pipeline again.") from error
+    if not found:
+        raise EditError(f"{source / INDEX} names no components; save the pipeline again.")
+    return found
+
+
+def _by_component(edit: Edit, source: Path, components: set[str]) -> dict[str, list[Wanted]]:
+    """The slices of every component that the edit touches, under names without the component's."""
+    touched: dict[str, list[Wanted]] = {}
+    for record, new in zip(edit.manifest.slices, edit.new):
+        names: dict[str, list[str]] = {}
+        for name in (record.parameter, *edit.manifest.tied.get(record.parameter, ())):
+            component, _, rest = name.partition(".")
+            names.setdefault(component, []).append(rest)
+        for component, rest in names.items():
+            if component not in components:
+                raise BaseMismatchError(
+                    f"the edit changes {record.parameter}, and {source} is a pipeline of {', '.join(sorted(components))}. An "
+                    f"edit of a pipeline names its component first; one made on a component alone goes into its subfolder."
+                )
+            if not (source / component).is_dir():
+                raise EditError(
+                    f"the edit changes {record.parameter}, but {source} has no folder {component}; give the whole pipeline."
+                )
+            touched.setdefault(component, []).append(Wanted(record, new, tuple(rest)))
+    return touched
+
+
+def _edited_sets(
+    wanted: list[Wanted], source: Path, component: str, side: Side
+) -> tuple[dict[str, list[Place]], list[str], list[str]]:
+    """Places in the sets that hold the slices (an index has none), files of those that do not, variants of the former."""
+    places: dict[str, list[Place]] = {}
+    others: list[str] = []
+    variants: list[str] = []
+    first: BaseMismatchError | None = None
+    for weights in _weight_sets(source / component):
+        for index in weights.indices:
+            check_shards(source / component / index, weights.files)
+        files = {f"{component}/{name}": open_weights(source / component / name) for name in weights.files}
+        indices = [f"{component}/{index}" for index in weights.indices]
+        try:
+            places |= find_places(wanted, source, files, side) | {index: [] for index in indices}
+            variants.append(weights.variant)
+        except BaseMismatchError as error:
+            first = first or error
+            others += [*files, *indices]
+    if not variants:
+        if first is None:
+            raise EditError(f"{source / component} holds no weights to edit; expected *.safetensors or *.bin in it.")
+        raise first
+    return places, others, variants
+
+
+def _is_model(weights: re.Match) -> bool:
+    return weights["format"] == "safetensors" or weights["stem"].endswith("pytorch_model")  # optimizers are .bin too
+
+
+def _weight_sets(folder: Path) -> list[_WeightSet]:
+    """The sets of weights in a component's folder, the one that is loaded by default first."""
+    sets: dict[tuple[str, str, str], _WeightSet] = {}
+
+    def of(match: re.Match, variant: str) -> _WeightSet:
+        return sets.setdefault((match["format"], variant, match["stem"]), _WeightSet(variant, match["format"]))
+
+    for path in sorted(folder.iterdir()):
+        if not path.is_file() or path.name.startswith("."):
+            continue
+        if index := _SHARD_INDEX.fullmatch(path.name):
+            of(index, index["variant"] or index["last"] or "").indices.append(path.name)
+        elif (weights := _WEIGHTS.fullmatch(_SHARD.sub("", path.name))) and _is_model(weights):
+            of(weights, weights["variant"] or "").files.append(path.name)
+    found = [weights for weights in sets.values() if weights.files or weights.indices]
+    return sorted(found, key=lambda weights: (weights.format != "safetensors", weights.variant))

@@ -1,0 +1,102 @@
+"""Where the slices of an edit stand in files of weights, checked against shape, dtype and hash."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from torch import Tensor
+
+from ..edit import Edit
+from ..edit_file import SliceRecord
+from ..errors import BaseMismatchError
+from ..fingerprint import hash_tensor
+from .files import Place, SafetensorsFile, TorchFile
+
+Side = Literal["base", "new"]  # which of an edit's values the files must hold
+
+# transformers 5 gives the parameters of some classes other names than their checkpoints have: name in the model, name in
+# the file. A name is looked for as it is first, and what is found must hold the values the edit was made on.
+_RENAMED = (
+    (r"(embeddings|encoder|final_layer_norm)\.", r"text_model.\g<0>"),  # CLIPTextModel
+    (r"(embeddings|encoder|pre_layrnorm|post_layernorm)\.", r"vision_model.\g<0>"),  # CLIPVisionModel
+)
+
+
+class Wanted(NamedTuple):
+    """A slice to find: its record, its new values, the names its parameter may have in the files."""
+
+    record: SliceRecord
+    new: Tensor
+    names: tuple[str, ...]
+
+
+def wanted_slices(edit: Edit) -> list[Wanted]:
+    """All slices of `edit`, each under its parameter's names in the model, tied ones included."""
+    return [
+        Wanted(record, new, (record.parameter, *edit.manifest.tied.get(record.parameter, ())))
+        for record, new in zip(edit.manifest.slices, edit.new)
+    ]
+
+
+def find_places(
+    wanted: Sequence[Wanted], source: Path, files: Mapping[str, SafetensorsFile | TorchFile], side: Side = "base"
+) -> dict[str, list[Place]]:
+    """The places of the slices by file. files: opened, by name relative to `source` (a folder), or the one file `source`.
+
+    Raises BaseMismatchError: a tensor is missing, of another shape or dtype, or holds other values than those of `side`.
+    """
+    places: dict[str, list[Place]] = {name: [] for name in files}
+    for record, new, names in wanted:
+        found = list(dict.fromkeys(_stored(names, files)))
+        if not found:
+            raise BaseMismatchError(_missing(names[0], source, files))
+        for name, key in found:
+            _check(files[name], source if source.is_file() else source / name, key, record, side)
+            places[name].append((key, record, new))
+    return places
+
+
+def _stored(names: Sequence[str], files: Mapping[str, SafetensorsFile | TorchFile]) -> Iterator[tuple[str, str]]:
+    """(file, tensor in it) for every name; a name of old is looked for where no file has the new one."""
+    for name in names:
+        there = [(file, key) for file, opened in files.items() if (key := opened.key(name)) is not None]
+        for pattern, old in _RENAMED:
+            if not there and re.match(pattern, name):
+                renamed = re.sub(f"^{pattern}", old, name, count=1)
+                there = [(file, key) for file, opened in files.items() if (key := opened.key(renamed)) is not None]
+        yield from there
+
+
+def _check(file: SafetensorsFile | TorchFile, path: Path, key: str, record: SliceRecord, side: Side) -> None:
+    shape, dtype = file.form(key)
+    if shape != record.shape:
+        raise BaseMismatchError(f"{path}: {key} has shape {list(shape)}; the edit was made on {list(record.shape)}.")
+    if dtype != record.dtype:
+        raise BaseMismatchError(
+            f"{path}: {key} is {dtype}; the edit was made on {record.dtype}. Make the edit on the model loaded in "
+            f"{dtype}, or save the base in {record.dtype} first."
+        )
+    actual = hash_tensor(file.read(key, record))
+    if side == "new":
+        if actual != record.new_sha256:
+            raise BaseMismatchError(f"{path}: {record.label} does not hold the values the edit left.")
+        return
+    if actual == record.new_sha256 != record.base_sha256:
+        raise BaseMismatchError(f"{path}: {record.label} holds the edit's new values: this edit is already applied.")
+    if actual != record.base_sha256:
+        raise BaseMismatchError(f"{path}: {record.label} does not hold the values the edit was made on.")
+
+
+def _missing(name: str, source: Path, files: Mapping[str, SafetensorsFile | TorchFile]) -> str:
+    message = f"{source} holds no tensor {name}"
+    stored = [key for file in files.values() for key in file.names]
+    near = [key for key in stored if key.endswith(f".{name}") or name.endswith(f".{key}")]
+    if near:
+        message += f" (it has {near[0]})"
+    return (
+        f"{message}. Names must be those of the model that was edited; make the edit on the class the checkpoint was "
+        f"saved from, or save the base from the class that was edited."
+    )
