@@ -42,6 +42,7 @@ EXCLUDE_EMBEDDINGS = (
     "*.shared.weight",
     "*wte.weight",
     "*wpe.weight",
+    "*image_newline",
 )
 # What knows of the diffusion time step alone (and of a pooled prompt or an image size): its embedding, its projections
 # into ResNet blocks, and the modulation (adaLN) of MMDiT blocks. All concepts pass through it alike.

@@ -174,20 +174,23 @@ def _transformers_llama():
     from transformers.models.llama.modeling_llama import LlamaAttention
     from transformers.models.mistral.modeling_mistral import MistralAttention
     from transformers.models.qwen2.modeling_qwen2 import Qwen2Attention
+    from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention
 
-    architecture = "transformers Llama, Mistral, Qwen2 (grouped queries)"
+    architecture = "transformers Llama, Mistral, Qwen2, Qwen3 (grouped queries)"
     cosine, sine = inputs(1, 5, 8).cos(), inputs(1, 5, 8).sin()
     for attention, config, keys, extra in (
         (LlamaAttention, transformers.LlamaConfig, 2, {"attention_bias": True}),
         (LlamaAttention, transformers.LlamaConfig, 0, {"attention_bias": False}),
         (MistralAttention, transformers.MistralConfig, 1, {}),
         (Qwen2Attention, transformers.Qwen2Config, 2, {}),
+        (Qwen3Attention, transformers.Qwen3Config, 2, {}),
     ):
         options = dict(hidden_size=24, num_attention_heads=4, num_key_value_heads=keys or 4, head_dim=8, **extra)
         made = config(**options, attn_implementation="eager")
         module = built(lambda attention=attention, made=made: attention(made, layer_idx=0))
         run = lambda m: m(X, position_embeddings=(cosine, sine), attention_mask=None)[0]  # noqa: E731
-        yield Case(architecture, module, run, 4, {"o_proj.bias"} if extra.get("attention_bias") else set(), keys)
+        shared = inside(module, "q_norm", "k_norm") | inside(module, "o_proj", only="bias")
+        yield Case(architecture, module, run, 4, shared, keys)
 
 
 def _transformers_t5():

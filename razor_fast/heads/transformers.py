@@ -28,8 +28,8 @@ def _transformers_bert(module: nn.Module) -> list[Head]:
 
 
 @register(
-    "transformers Llama, Mistral, Qwen2 (grouped queries)",
-    r"transformers\.models\.(llama|mistral|qwen2)\.modeling_\w+\.(Llama|Mistral|Qwen2)(Sdpa|Flash)?Attention2?",
+    "transformers Llama, Mistral, Qwen2, Qwen3 (grouped queries)",
+    r"transformers\.models\.(llama|mistral|qwen2|qwen3)\.modeling_\w+\.(Llama|Mistral|Qwen2|Qwen3)(Sdpa|Flash)?Attention2?",
 )
 def _transformers_llama(module: nn.Module) -> list[Head]:
     q, k, v = linear(module.q_proj), linear(module.k_proj), linear(module.v_proj)

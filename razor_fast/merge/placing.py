@@ -22,6 +22,12 @@ Side = Literal["base", "new"]  # which of an edit's values the files must hold
 _RENAMED = (
     (r"(embeddings|encoder|final_layer_norm)\.", r"text_model.\g<0>"),  # CLIPTextModel
     (r"(embeddings|encoder|pre_layrnorm|post_layernorm)\.", r"vision_model.\g<0>"),  # CLIPVisionModel
+    # LLaVA and LLaVA-NeXT
+    (r"model\.language_model\.", "language_model.model."),
+    (r"lm_head\.", "language_model.lm_head."),
+    (r"model\.vision_tower\.", "vision_tower.vision_model."),
+    (r"model\.vision_tower\.", "model.vision_tower.vision_model."),
+    (r"model\.(?=vision_tower\.|multi_modal_projector\.|image_newline)", ""),
 )
 
 
