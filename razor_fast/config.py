@@ -45,6 +45,9 @@ class RazorConfig(Strict):
 
     layers: bool = Field(True, description="consider whole parameters")
     heads: bool = Field(True, description="consider attention heads")
+    split_groups: bool = Field(
+        False, description="keys and values that several query heads share as units of their own (docs/units.md)"
+    )
     include: tuple[str, ...] | None = Field(None, description="only parameters matching one of these patterns")
     exclude: tuple[str, ...] | None = Field(
         None, description="parameters never edited; default as in SLUG (docs/units.md)"

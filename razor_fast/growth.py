@@ -74,6 +74,7 @@ def unlearn_events(task, config=None, *, units=None, run=None):
             heads=config.heads,
             include=config.include,
             exclude=DEFAULT_EXCLUDE if config.exclude is None else config.exclude,
+            split_groups=config.split_groups,
         )
     units.check_model(task.model)
     if not len(units):

@@ -55,6 +55,7 @@ EXCLUDE_TIME = (
     "*.norm1_context.linear.weight",
     "*transformer_blocks.*.norm.linear.weight",
     "*norm_out.linear.weight",
+    "*adaln_single.*",
 )
 # Components of a pipeline that no prompt passes through: they make every picture, or judge it.
 EXCLUDE_COMPONENTS = ("vae.*", "image_encoder.*", "safety_checker.*")

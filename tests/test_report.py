@@ -313,6 +313,19 @@ def test_many_units_of_strange_kinds():
     )
 
 
+def test_heads_of_a_u_net_have_a_map_a_stage_and_rows_by_their_numbers():
+    rows = []
+    for block, stage in enumerate(("down_blocks.0", "down_blocks.1", "mid_block")):
+        for attention in (f"unet.{stage}.attentions.{n}.transformer_blocks.0.attn2" for n in range(2)):
+            rows += [{"unit": f"{attention}.head.{head}", "kind": "head", "tower": "unet", "part": "attn2.head", "head": head,
+                      "block": block, "phi": 0.1} for head in range(4)]  # fmt: skip
+    html = report_html(sample(scores=rows, rounds=[], edit=None))
+    headings = [text for tag, text in Page(html).headings if tag == "h4"]
+    assert headings[-2:] == ["Heads (attn2) of down_blocks", "Heads (attn2) of mid_block"]
+    for label in ("0.0.0", "0.1.0", "1.0.0", "1.1.0", "0.0", "1.0"):
+        assert f">{label}</text>" in html
+
+
 def test_rounds_without_a_step_and_with_missing_values():
     rounds = sample()["rounds"]
     rounds[1] = {"round": 1, "metrics": {"forget_accuracy": None}}

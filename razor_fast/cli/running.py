@@ -153,7 +153,8 @@ def run_score(path: Path, overrides, top: int, csv: Path | None, *, quiet=False)
 
     with phase("gradients and scores of every unit"):
         units = find_units(task.model, layers=razor.layers, heads=razor.heads, include=razor.include,
-                           exclude=DEFAULT_EXCLUDE if razor.exclude is None else razor.exclude)  # fmt: skip
+                           exclude=DEFAULT_EXCLUDE if razor.exclude is None else razor.exclude,
+                           split_groups=razor.split_groups)  # fmt: skip
         scores = score(task.model, units, lambda: task.losses("forget", 0, razor.seed),
                        lambda: task.losses("retain", 0, razor.seed), alpha=razor.alpha, eps=razor.eps)  # fmt: skip
         ranked = scores.ranked()

@@ -15,6 +15,7 @@ MOST_COLUMNS = 32
 MOST_ROWS = 96
 MOST_LOOSE = 16
 _HEADS = {"": "Heads", "head": "Heads", "group": "Groups of heads", "kv": "Key and value heads"}
+_NUMBER = r"(?<![^.])\d+(?![^.])"  # a whole piece of a name
 _UNET_STAGES = ("down_blocks", "mid_block", "up_blocks")
 
 
@@ -60,7 +61,7 @@ def score_maps(data: ReportData) -> dict[str, list[Figure]]:
         for score in scores:
             if score.kind == "head":
                 module = score.unit.rsplit(f".{score.part}.", 1)[0] if score.part else score.unit
-                place = re.sub(r"(?<![^.])\d+(?![^.])", "#", module)
+                place = re.sub(_NUMBER, "#", module)
                 groups.setdefault((place, score.part), []).append((module, str(score.head), score))
         for (place, part), group in groups.items():
             title = _HEADS.get(part, f"Heads ({part.removesuffix('.head')})")
@@ -91,10 +92,13 @@ def score_maps(data: ReportData) -> dict[str, list[Figure]]:
 
 
 def _row_labels(cells):
-    """Row -> label: block numbers where they tell the rows apart, else the ends of their names."""
+    """Row -> label: block numbers where they tell the rows apart, else all numbers in their names, else the names' ends."""
     blocks = {row: score.block for row, _, score in cells}
     if None not in blocks.values() and len(set(blocks.values())) == len(blocks):
         return {row: str(block) for row, block in blocks.items()}
+    numbers = {row: ".".join(re.findall(_NUMBER, row)) for row in blocks}
+    if "" not in numbers.values() and len(set(numbers.values())) == len(numbers) > 1:
+        return numbers
     return {row: row if len(row) <= 22 else "\u2026" + row[-21:] for row in blocks}
 
 
