@@ -50,6 +50,10 @@ class NonFiniteError(RazorError, ArithmeticError):
     """A loss, a gradient, a parameter or a metric is NaN or infinite."""
 
 
+class DeviceMemoryError(RazorError, MemoryError):
+    """The device has too little memory; the message says what to lower."""
+
+
 # data
 class DataError(RazorError, ValueError):
     """A data source is missing, empty, unreadable beyond the share allowed, or of an unknown format."""

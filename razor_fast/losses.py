@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from .errors import OperatorInputError
 
-__all__ = ["info_nce", "cosine_embedding_loss", "similarity_drift"]
+__all__ = ["info_nce", "cosine_embedding_loss", "prediction_loss", "similarity_drift"]
 
 
 def info_nce(image_features, text_features, logit_scale, groups=None):
@@ -44,6 +44,18 @@ def similarity_drift(similarities, frozen_similarities):
     """
     _same_shape(similarities, frozen_similarities)
     return F.mse_loss(similarities, frozen_similarities)
+
+
+def prediction_loss(predicted, target):
+    """Mean squared error of a denoiser's prediction: noise, velocity, sample or flow (Ho et al. 2020, arXiv 2006.11239).
+
+    Both [B, C, h, w]; scalar, computed in fp32. With the frozen model's prediction as the target it is the drift from it.
+    """
+    if predicted.shape != target.shape or not predicted.numel():
+        raise OperatorInputError(
+            f"two predictions of one shape were expected, got {list(predicted.shape)} and {list(target.shape)}"
+        )
+    return F.mse_loss(predicted.float(), target.float())
 
 
 def _same_shape(a, b):

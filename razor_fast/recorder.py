@@ -11,6 +11,7 @@ import torch
 
 from . import ops
 from .errors import FrozenParameterError, NoGradientError, NonFiniteError, RecordingError
+from .memory import memory_advice
 from .scoring import ScoreTable
 
 __all__ = ["ScoreRecorder", "score"]
@@ -134,6 +135,9 @@ class ScoreRecorder:
         return ScoreTable(self.units, sums, alpha=alpha, eps=eps)
 
 
+LOWER = "the batch size, edit fewer parameters, or turn on gradient checkpointing where the family has it"
+
+
 def _dense(gradient):
     gradient = gradient.detach()
     return gradient.to_dense() if gradient.is_sparse else gradient
@@ -158,7 +162,8 @@ def backward_all(losses, side):
             )
         if not loss.requires_grad:
             raise NoGradientError(f"the {side} loss does not depend on any trainable parameter of the model")
-        loss.backward()
+        with memory_advice(f"computing gradients of the {side} loss", LOWER):
+            loss.backward()
         total, count = total + value, count + 1
     if not count:
         raise RecordingError(f"the {side} loss gave no micro-batch")

@@ -1,0 +1,57 @@
+"""A canvas of handwritten digits: scikit-learn's 1797 real 8 x 8 scans, each drawn in four styles, with captions.
+
+Two domains, as UnlearnCanvas has (arXiv 2402.11846): objects (the ten digits) and styles. Every scan is drawn in every
+style, without chance, so a style is learnt from as many digits as a digit from styles. Needs scikit-learn and Pillow.
+"""
+
+import numpy as np
+
+from ..errors import ConfigError
+
+__all__ = ["STYLES", "TEMPLATES", "draw", "load_canvas"]
+
+STYLES = ("ink", "inverse", "outline", "colour")
+TEMPLATES = (
+    "a handwritten {object} in {style} style",
+    "a {style} style drawing of a {object}",
+    "the digit {object} in {style} style",
+    "a {object} drawn in {style} style",
+    "{style} style a handwritten {object}",
+    "a picture of the digit {object} in {style} style",
+)
+SIZE = 16
+TOP, BOTTOM = np.array((255, 170, 40), np.float32), np.array((235, 40, 150), np.float32)  # of the colour style
+PAPER = np.array((25, 45, 120), np.float32)
+
+
+def draw(scan, style):
+    """scan: float array [8, 8], 0 to 16, bright strokes. Returns uint8 [16, 16, 3].
+
+    ink: dark strokes on white. inverse: white on black. outline: the contour alone, dark on light grey. colour: strokes
+    from orange to pink on blue.
+    """
+    from PIL import Image
+
+    grey = Image.fromarray((scan * (255 / 16)).astype(np.uint8)).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
+    stroke = np.asarray(grey, dtype=np.float32)[:, :, None] / 255
+    if style == "ink":
+        image = 255 * (1 - stroke) + 20 * stroke
+    elif style == "inverse":
+        image = 245 * stroke
+    elif style == "outline":
+        image = 190 - 190 * 4 * stroke * (1 - stroke)
+    elif style == "colour":
+        along = np.linspace(0, 1, SIZE, dtype=np.float32)[:, None, None]
+        image = PAPER * (1 - stroke) + (TOP * (1 - along) + BOTTOM * along) * stroke
+    else:
+        raise ConfigError(f"style is {style!r}; expected one of {STYLES}")
+    return np.broadcast_to(image, (SIZE, SIZE, 3)).clip(0, 255).round().astype(np.uint8)
+
+
+def load_canvas():
+    """(images uint8 [1797, 4, 16, 16, 3], digits int64 [1797]): every scan in every style, in the order of STYLES."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images = np.stack([[draw(scan, style) for style in STYLES] for scan in digits.images])
+    return images, digits.target.astype(np.int64)

@@ -1,0 +1,62 @@
+"""Images from a pipeline, the same for any batch size as far as torch allows: every image has a generator of its own.
+
+images = generate(adapter, texts, prompts, seeds, steps=20, guidance=7.5)      # float [N, 3, H, W] in [0, 1], on the CPU
+"""
+
+import torch
+
+from ..errors import ConfigError
+from ..memory import memory_advice
+
+__all__ = ["generate", "generate_latents"]
+
+
+def generate(adapter, texts, prompts, seeds, *, steps, guidance, size=None, batch_size=8):
+    """One image a prompt, through the pipeline's own call and its own scheduler.
+
+    adapter: PipelineAdapter. texts: TextCache. prompts: list[str]; seeds: list[int], as many. size: side in pixels, None: the
+    pipeline's own. Returns float32 [N, 3, H, W] in [0, 1] on the CPU; NaN where the pipeline overflows.
+    Raises ConfigError for what the pipeline cannot draw, DeviceMemoryError saying what to lower.
+    """
+    return torch.cat(list(_batches(adapter, texts, prompts, seeds, steps, guidance, size, batch_size, "pt")))
+
+
+def generate_latents(adapter, texts, prompts, seeds, *, steps, guidance, size=None, batch_size=8):
+    """The same images before the VAE decodes them: scaled latents [N, C, h, w], on the pipeline's device."""
+    return torch.cat(list(_batches(adapter, texts, prompts, seeds, steps, guidance, size, batch_size, "latent")))
+
+
+@torch.no_grad()
+def _batches(adapter, texts, prompts, seeds, steps, guidance, size, batch_size, output):
+    if len(prompts) != len(seeds) or not prompts:
+        raise ConfigError(
+            f"{len(prompts)} prompts and {len(seeds)} seeds were given; expected one seed for each prompt"
+        )
+    size = size or adapter.default_size
+    if size % adapter.scale_factor:
+        raise ConfigError(f"the image size {size} is not a multiple of {adapter.scale_factor}, as the VAE needs")
+    pipeline = adapter.pipeline
+    pipeline.set_progress_bar_config(disable=True)
+    # A safety checker would blacken images in silence, a watermark change them: neither is the model that is measured.
+    aside = {n: getattr(pipeline, n) for n in ("safety_checker", "watermark") if getattr(pipeline, n, None) is not None}
+    empty = texts.empty() if guidance > 1 else None
+    try:
+        for name in aside:
+            setattr(pipeline, name, None)
+        for start in range(0, len(prompts), batch_size):
+            chunk = list(prompts[start : start + batch_size])
+            generators = [torch.Generator().manual_seed(seed) for seed in seeds[start : start + batch_size]]
+            with memory_advice("drawing images", "evaluation.batch_size, or the image size"):
+                found = pipeline(
+                    **adapter.call_arguments(texts(chunk), empty),
+                    num_inference_steps=steps,
+                    guidance_scale=guidance,
+                    height=size,
+                    width=size,
+                    generator=generators,
+                    output_type=output,
+                ).images
+            yield adapter.unpack(found, size, size) if output == "latent" else found.float().cpu()
+    finally:
+        for name, component in aside.items():
+            setattr(pipeline, name, component)
