@@ -1,6 +1,6 @@
 """The options of a run as text: `razor-fast unlearn --print-schema` and docs/config.md, both from run_config.
 
-    python -m razor_fast.run_schema docs/config.md      # writes the options into the page again
+python -m razor_fast.run_schema docs/config.md      # writes the options into the page again
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from .run_config import RunConfig
+from .run_config import FAMILIES, RunConfig
 
 # where RazorConfig's field says nothing itself
 WORDS = {
@@ -35,40 +35,28 @@ class Option:
     description: str
 
 
-def options() -> dict[str, Option]:
-    """Every option by its path, in the order of the file. A section that comes again is named once."""
+def options(root: type[BaseModel] = RunConfig) -> dict[str, Option]:
+    """Every option of a family by its path, in the order of the file. A section that comes again is named once."""
     found: dict[str, Option] = {}
-    _collect(RunConfig, (), found, set())
+    _collect(root, (), found, {})
     return found
 
 
-def _collect(section: type[BaseModel], parents: tuple[str, ...], found: dict[str, Option], seen: set) -> None:
+def _collect(section: type[BaseModel], parents: tuple[str, ...], found: dict[str, Option], seen: dict) -> None:
     for name, field in section.model_fields.items():
         path = ".".join((*parents, name))
         inner = _section_in(field.annotation)
         description = field.description or WORDS.get(name, "")
         if inner is not None:
             again = inner in seen
-            kind = f"as {_first_path(inner, found)}" if again else "group"
+            kind = f"as {seen[inner]}" if again else "group"
             required = field.is_required()
             found[path] = Option(path, kind, "required" if required else "-", description)
             if not again:
-                seen.add(inner)
+                seen[inner] = path
                 _collect(inner, (*parents, name), found, seen)
             continue
         found[path] = Option(path, type_name(field.annotation), _default(field), description)
-
-
-def _first_path(section: type[BaseModel], found: dict[str, Option]) -> str:
-    first = next(iter(section.model_fields))
-    return next(path.rpartition(".")[0] for path in found if _ends_in(path, first, section))
-
-
-def _ends_in(path: str, name: str, section: type[BaseModel]) -> bool:
-    from .run_config import section_class
-
-    parents, _, last = path.rpartition(".")
-    return last == name and section_class(tuple(parents.split("."))) is section
 
 
 def _section_in(annotation) -> type[BaseModel] | None:
@@ -109,39 +97,47 @@ def _default(field) -> str:
 
 
 def as_text(width: int = 120) -> str:
-    """Aligned lines for a terminal, wrapped at `width`."""
+    """Aligned lines for a terminal, wrapped at `width`: one list of options a family."""
     import textwrap
 
-    lines = ["Options of a run, in YAML; nested names as in `--set razor.alpha=0.3`.", ""]
-    for option in options().values():
-        if option.type == "group":
-            needed = ", required" if option.default == "required" else ""
-            lines += ["", f"{option.path}:  ({option.description}{needed})"]
-            continue
-        head = f"  {option.path}: {option.type}"
-        head += {"required": " (required)", "-": ""}.get(option.default, f" = {option.default}")
-        lines.append(head)
-        lines += textwrap.wrap(option.description, width - 8, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    lines = ["Options of a run, in YAML; nested names as in `--set razor.alpha=0.3`."]
+    for family, root in FAMILIES.items():
+        lines += ["", "", f"== family: {family}{' (the default)' if root is RunConfig else ''}", ""]
+        for option in options(root).values():
+            if option.type == "group":
+                needed = ", required" if option.default == "required" else ""
+                lines += ["", f"{option.path}:  ({option.description}{needed})"]
+                continue
+            head = f"  {option.path}: {option.type}"
+            head += {"required": " (required)", "-": ""}.get(option.default, f" = {option.default}")
+            lines.append(head)
+            lines += textwrap.wrap(option.description, width - 8, initial_indent=" " * 6, subsequent_indent=" " * 6)
     return "\n".join(lines) + "\n"
 
 
 def as_markdown() -> str:
-    """One table a group, for docs/config.md."""
-    groups: dict[str, list[Option]] = {"": []}
-    titles = {"": "The file"}
-    for option in options().values():
-        if option.type == "group":
-            groups[option.path], titles[option.path] = [], f"`{option.path}`: {option.description}"
-    for option in options().values():
-        parent = option.path.rpartition(".")[0]
-        groups[parent].append(option)
+    """For docs/config.md: one part a family, one table a group. The method's options are the same for all."""
     parts = []
-    for path, members in groups.items():
-        parts += [f"### {titles[path]}", "", "| option | type | default | |", "|---|---|---|---|"]
-        for option in members:
-            cells = (f"`{option.path}`", option.type, option.default, option.description)
-            parts.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-        parts.append("")
+    for family, root in FAMILIES.items():
+        parts += [f"## family: {family}", ""]
+        found = options(root)
+        groups: dict[str, list[Option]] = {"": []}
+        titles = {"": "The file"}
+        for option in found.values():
+            if option.type == "group":
+                groups[option.path], titles[option.path] = [], f"`{option.path}`: {option.description}"
+        for option in found.values():
+            groups[option.path.rpartition(".")[0]].append(option)
+        for path, members in groups.items():
+            parts += [f"### {titles[path]}", ""]
+            if path == "razor" and root is not RunConfig:
+                parts += ["As for family clip.", ""]
+                continue
+            parts += ["| option | type | default | |", "|---|---|---|---|"]
+            for option in members:
+                cells = (f"`{option.path}`", option.type, option.default, option.description)
+                parts.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+            parts.append("")
     return "\n".join(parts)
 
 

@@ -94,7 +94,7 @@ def test_overrides(write):
         ("concept='  '", "the name is empty"),
         ("razor.alhpa=0.3", "--set razor.alhpa: unknown option (given: 0.3); did you mean razor.alpha?"),
         ("alpha=0.3", "did you mean razor.alpha?"),
-        ("nothing_like_it=0.3", "known here: model, data, concept"),
+        ("nothing_like_it=0.3", "known here: family, model, data, concept"),
         ("razor.alpha=3", "--set razor.alpha: input should be less than or equal to 1 (given: 3)"),
         ("razor.step=both", "'per_unit'"),
         ("model=clip", "a group of options was expected, not 'clip'"),

@@ -260,9 +260,9 @@ class DiffusionTask:
     @_fixed
     def evaluate(self, part):
         """UA, IRA and CRA of images drawn for "validation" or "test"; see evaluation/canvas.py and docs/metrics.md."""
-        return self._judge(part)[0]
+        return self.judge(part)[0]
 
-    def _judge(self, part):
+    def judge(self, part):
         """(CanvasMetrics, images, prompts) of a part: forget images first."""
         drawn, prompts = self.draw(part)
         drawing = self.drawing[part]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import ModelError
-from .loading import _explain, _import, _quiet, _read_json, choose_device
+from .loading import _explain, _import, _read_json, choose_device, quiet
 
 __all__ = ["check_pipeline", "load_pipeline"]
 
@@ -84,9 +84,9 @@ def load_pipeline(folder, *, precision="fp32", device="auto"):
 
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     try:
-        with _quiet():
+        with quiet():
             pipeline = diffusers.DiffusionPipeline.from_pretrained(
-                str(folder), torch_dtype=dtype, local_files_only=True, low_cpu_mem_usage=False
+                str(folder), dtype=dtype, local_files_only=True, low_cpu_mem_usage=False
             )
     except ModelError:
         raise

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -154,7 +155,7 @@ def _load_open_clip(section) -> LoadedClip:
     identifier = f"{scheme}:{name}" if scheme else section.architecture
     precision = section.precision if section.precision == "fp32" else f"pure_{section.precision}"
     try:
-        with _quiet():
+        with quiet():
             model, _, preprocess = open_clip.create_model_and_transforms(
                 identifier, pretrained=section.pretrained, precision=precision
             )
@@ -234,7 +235,7 @@ def _load_transformers(section) -> LoadedClip:
     options = {"local_files_only": Path(section.name).is_dir()}
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[section.precision]
     try:
-        with _quiet():
+        with quiet():
             config = transformers.AutoConfig.from_pretrained(section.name, **options)
             kind = _kind(config.to_dict(), section.name)
             model, report = getattr(transformers, TRANSFORMERS_KINDS[kind]).from_pretrained(
@@ -349,27 +350,27 @@ def _import(module: str, package: str):
     return require(module, f"loading models of {package}")
 
 
-class _quiet:
-    """Without the progress bars, advice and retry notes that the libraries print while they load."""
+class quiet:
+    """Without the progress bars, advice and retry notes that the libraries print while they load and save."""
 
     def __enter__(self):
+        import importlib
         import logging
 
-        self.before = logging.root.manager.disable
+        self.before, self.shown = logging.root.manager.disable, []
         logging.disable(logging.ERROR)
-        try:
-            from transformers.utils import logging as transformers_logging
-
-            self.bars = transformers_logging
-            self.shown = transformers_logging.is_progress_bar_enabled()
-            transformers_logging.disable_progress_bar()
-        except ImportError:
-            self.bars = None
+        for library in ("transformers", "diffusers"):
+            if library not in sys.modules:
+                continue
+            bars = importlib.import_module(f"{library}.utils.logging")
+            if bars.is_progress_bar_enabled():
+                bars.disable_progress_bar()
+                self.shown.append(bars)
 
     def __exit__(self, *exc_info):
         import logging
 
         logging.disable(self.before)
-        if self.bars is not None and self.shown:
-            self.bars.enable_progress_bar()
+        for bars in self.shown:
+            bars.enable_progress_bar()
         return False

@@ -153,6 +153,14 @@ class Example(_Part):
     captions: dict[str, list[tuple[str, Number]]] = {}
 
 
+class Picture(_Part):
+    """One prompt, drawn by every model from the same seed: column name -> image."""
+
+    prompt: str
+    side: Literal["forget", "retain"]
+    images: dict[str, Annotated[str, BeforeValidator(_image)]] = {}
+
+
 class EditedUnit(_Part):
     name: str
     elements: int | None = Field(None, ge=0)
@@ -190,7 +198,8 @@ class ReportData(_Part):
 
     columns: models on the test split, "original" first, then "unlearned", then references such as "retrained".
     scores: all units in round 0. before, rounds, targets: on the validation split. confusion: column name -> counts
-    [true class][predicted class]. terms: metric -> how to show it, for metrics that the report does not know.
+    [true class][predicted class]. pictures: of models that draw; the classes are then those asked
+    for. terms: metric -> how to show it, for metrics that the report does not know.
     interval_name: what the intervals are, such as "95% Wilson interval".
 
     Raises ConfigError naming each field that does not fit, and how.
@@ -210,6 +219,7 @@ class ReportData(_Part):
     targets: Targets = Targets()
     confusion: dict[str, Annotated[list[list[Annotated[int, Field(ge=0)]]], BeforeValidator(_matrix)]] = {}
     examples: list[Example] = []
+    pictures: list[Picture] = []
     edit: EditFacts | None = None
     settings: Plain = {}
     totals: Plain = {}

@@ -8,12 +8,13 @@ from pathlib import Path
 from ..errors import RunDirectoryError
 from .data import ReportData
 from .places import places
+from .words import KEPT
 
 __all__ = ["report_from_log"]
 
 # what result.json may hold under the names of ReportData, besides the keys every run writes
-_TAKEN = ("title", "request", "classes", "columns", "confusion", "examples", "edit", "settings", "targets", "threshold",
-          "scores", "rounds", "before", "notes", "terms", "interval_name")  # fmt: skip
+_TAKEN = ("title", "request", "classes", "columns", "confusion", "examples", "pictures", "edit", "settings", "targets",
+          "threshold", "scores", "rounds", "before", "notes", "terms", "interval_name")  # fmt: skip
 
 
 def report_from_log(run_directory, **fields) -> ReportData:
@@ -88,7 +89,7 @@ def _closed(entry, earlier, started):
 def _about(started):
     task, config = started.get("task", {}), started.get("config", {})
     before = started.get("before", {})
-    kept = [name for name in ("retain_accuracy", "retrieval_stability") if before.get(name) is not None]
+    kept = [name for name in KEPT if before.get(name) is not None]
     tolerance, own = config.get("retain_tolerance"), config.get("tolerances", {})
     floors = {name: before[name] - own.get(name, tolerance) for name in kept if own.get(name, tolerance) is not None}
     settings = {"configuration": config} if config else {}

@@ -37,6 +37,7 @@ $sections
 SECTIONS = (
     ("measurements", "Measurements", results.measurements),
     ("answers", "What it answers now", results.answers),
+    ("pictures", "Before and after", results.pictures),
     ("examples", "Example images", results.examples),
     ("scores", "Where the concept sits", run.scores),
     ("rounds", "Round by round", run.rounds),

@@ -8,7 +8,7 @@ from .plot_confusion import OTHERS, ClassTable, confusion_plots
 from .verdict import fell_too_far, forget_metric, judge, kept_metrics, reference_columns
 from .words import esc
 
-__all__ = ["verdict_section", "measurements", "answers", "examples"]
+__all__ = ["verdict_section", "measurements", "answers", "examples", "pictures"]
 
 MOST_EXAMPLES = 12
 MOST_CAPTIONS = 3
@@ -103,7 +103,10 @@ def answers(data):
     if not data.confusion:
         return ""
     classes = ClassTable(data)
-    text = "<p>Rows are the true classes of the test images, columns what the model calls them; numbers count images. "
+    if data.pictures:
+        text = "<p>Rows are the classes asked for, columns what a classifier calls the images drawn; numbers count images. "
+    else:
+        text = "<p>Rows are the true classes of the test images, columns what the model calls them; numbers count images. "
     text += "Colour is the share of the row. "
     if classes.rest:
         text += (f"Of {len(classes.names)} classes, the concept and the {len(classes.shown) - 1} that changed most are shown; "
@@ -147,6 +150,31 @@ def _per_class(data, classes):
     caption = "Share of each class\u2019s test images that are named correctly."
     body = table(heads, rows, caption, numeric=set(range(1, len(heads))))
     return f"<details><summary>Accuracy class by class</summary>{body}</details>"
+
+
+def pictures(data):
+    """Rows of prompts, a column for each model: the same prompt and seed side by side."""
+    if not data.pictures:
+        return ""
+    parts = ["<p>Each row is one test prompt, drawn by every model from the same seed.</p>"]
+    for side, title in (("forget", f"Prompts for \u201c{data.request.concept}\u201d"), ("retain", "Prompts for everything else")):
+        own = [picture for picture in data.pictures if picture.side == side]
+        if not own:
+            continue
+        names = list(data.ordered(own[0].images))
+        rows = []
+        for picture in own[:MOST_EXAMPLES]:
+            cells = "".join(_cell(picture, name) for name in names)
+            rows.append(f'<tr><th scope="row">{esc(picture.prompt)}</th>{cells}</tr>')
+        parts.append(table(["Prompt", *map(words.heading, names)], rows, title, "pictures"))
+    return "\n".join(parts)
+
+
+def _cell(picture, name):
+    if name not in picture.images:
+        return "<td></td>"
+    alt = f"{words.heading(name)}: {picture.prompt}"
+    return f'<td><img src="{esc(picture.images[name])}" alt="{esc(alt)}" width="96" height="96"></td>'
 
 
 def examples(data):

@@ -80,6 +80,7 @@ svg{display:block;max-width:100%;height:auto;overflow:visible;stroke-linejoin:ro
 .towers h3{margin-top:.75rem}
 .towers{column-gap:2rem}
 .towers .panels{margin:0;column-gap:1.25rem}
+.pictures img{width:96px;height:96px;object-fit:contain;image-rendering:pixelated;background:var(--wash)}
 .examples{list-style:none;padding:0;margin:0 0 1rem;max-width:none}
 .examples li{display:flex;gap:1.1rem;align-items:flex-start;margin:0;padding:.75rem 0;
 border-top:1px solid var(--rule);break-inside:avoid}

@@ -38,7 +38,7 @@ def kept_metrics(data: ReportData) -> list[str]:
     if data.targets.floors:
         return list(data.targets.floors)
     names = dict.fromkeys([*data.before, *(name for column in data.columns for name in column.metrics)])
-    return [name for name in names if name in ("retain_accuracy", "retrieval_stability")]
+    return [name for name in names if name in words.KEPT]
 
 
 def reference_columns(data: ReportData):
@@ -97,8 +97,12 @@ def _forgetting(data, metric, concept, original, unlearned):
     entry = words.term(data, metric)
     new, old = unlearned.metrics.get(metric), original.metrics.get(metric) if original else None
     if metric == "forget_accuracy" and new is not None:
-        text = f"On test images that the search never saw, the model names {concept} correctly in "
-        text += f"{_with_interval(data, unlearned, metric, entry)} of cases"
+        if data.pictures:
+            text = f"Of images drawn for {concept}, from prompts and seeds that the search never used, "
+            text += f"{_with_interval(data, unlearned, metric, entry)} still show it"
+        else:
+            text = f"On test images that the search never saw, the model names {concept} correctly in "
+            text += f"{_with_interval(data, unlearned, metric, entry)} of cases"
         text += f"; before the edit it was {words.value(old, entry.kind)}" if old is not None else ""
     else:
         text = f"On the test split, {entry.label.lower()} is {_with_interval(data, unlearned, metric, entry)}"

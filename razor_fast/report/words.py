@@ -15,6 +15,17 @@ TERMS = {
         label="Forget accuracy", direction="down", kind="share",
         explanation="Share of images of the concept that the model still names correctly. Low means forgotten. A model "
         "retrained without the concept shows how low it can honestly get."),
+    "unlearning_accuracy": Term(
+        label="Unlearning accuracy (UA)", direction="up", kind="share",
+        explanation="Share of images asked for with the concept that a classifier does not call the concept."),
+    "in_domain_accuracy": Term(
+        label="In-domain retain accuracy (IRA)", direction="up", kind="share",
+        explanation="Share of images asked for with other classes of the concept's domain that a classifier calls by their "
+        "class. It should stay where it was."),
+    "cross_domain_accuracy": Term(
+        label="Cross-domain retain accuracy (CRA)", direction="up", kind="share",
+        explanation="The same images, judged in the other domain: objects where a style is forgotten, styles where an object "
+        "is."),
     "retain_accuracy": Term(
         label="Retain accuracy", direction="up", kind="share",
         explanation="Share of images of everything else that the model names correctly. It should stay where it was."),
@@ -41,6 +52,9 @@ TERMS = {
         explanation="The membership attack on this model minus the same attack on one retrained without the concept. "
         "0 means that no more leaks than from retraining."),
 }  # fmt: skip
+
+# what must not fall, where a log does not name floors
+KEPT = ("retain_accuracy", "retrieval_stability", "in_domain_accuracy", "cross_domain_accuracy")
 
 OUTCOMES = {
     "target_met": "Target met",
