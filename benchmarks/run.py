@@ -28,7 +28,7 @@ import torch
 from benchmarks import bars, planning
 from benchmarks.models import Model
 from benchmarks.registry import BENCHMARKS
-from benchmarks.timing import check, commit, device_name, fits, rows, temporaries
+from benchmarks.timing import ROW, check, commit, device_name, fits, rows
 from razor_fast import __version__
 
 COLUMNS = {"provider": "provider", "owner": "by", "median_ms": "median ms", "p20_ms": "p20", "p80_ms": "p80",
@@ -47,13 +47,13 @@ def append(path: Path, found: list[dict]) -> None:
     if path.exists() and path.stat().st_size:
         with path.open(newline="") as file:
             columns = next(csv.reader(file))
-        if columns != list(found[0]):
+        if columns != list(ROW):
             raise SystemExit(f"{path} has other columns than this version writes; move it away or give another --out")
         header = False
     else:
         header = True
     with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, list(found[0]))
+        writer = csv.DictWriter(file, ROW)
         if header:
             writer.writeheader()
         writer.writerows(found)
@@ -84,24 +84,22 @@ def time_case(op: str, case_name: str, model_name: str, device: str, dtype: torc
     """Rows of one case; raises RuntimeError where a gate says no."""
     model = Model(model_name, device, dtype)
     case = BENCHMARKS[op].cases[case_name](model)
-    temporary = temporaries(case, model.device)
     wrong = check(case)
     if wrong:
         raise RuntimeError("not timed: " + "; ".join(f"{name}: {reason}" for name, reason in wrong.items()))
-    return rows(op, model, case, repeats, temporary)
+    return rows(op, model, case, repeats)
 
 
 def time_plan(device: str, repeats: int) -> list[dict]:
     """One row: the compilation of an 8B plan with layers and heads, which happens on the host whatever the device."""
     model = Model(PLANNED)
     median, least, greatest, _ = planning.seconds(model, repeats)
-    blank = dict.fromkeys(("owner", "gb_per_s", "share", "share_of", "gflop_per_s", "flops_per_byte", "baseline", "speedup",
-                           "host_ms", "temporary_share"), "")  # fmt: skip
-    return [{"op": "plan", "model": PLANNED, "elements": model.elements, "dtype": "", "case": "layers_and_heads",
-             "provider": "razor_fast", **blank, "median_ms": round(1e3 * median, 4), "p20_ms": round(1e3 * least, 4),
-             "p80_ms": round(1e3 * greatest, 4), "minimum_ms": round(1e3 * least, 4), "repeats": repeats,
-             "device": device, "torch": torch.__version__, "version": __version__, "commit": commit(),
-             "when": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")}]
+    return [dict.fromkeys(ROW, "") | {
+        "op": "plan", "model": PLANNED, "elements": model.elements, "case": "layers_and_heads", "provider": "razor_fast",
+        "median_ms": round(1e3 * median, 4), "p20_ms": round(1e3 * least, 4), "p80_ms": round(1e3 * greatest, 4),
+        "minimum_ms": round(1e3 * least, 4), "repeats": repeats, "device": device, "torch": torch.__version__,
+        "version": __version__, "commit": commit(),
+        "when": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")}]
 
 
 def apart(arguments: list[str], limit: float) -> list[dict]:

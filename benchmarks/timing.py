@@ -18,6 +18,9 @@ from benchmarks.models import Model
 from razor_fast import __version__, _register
 
 PLAIN_SUM, PLAIN_COPY = "plain_sum", "plain_copy"  # what bandwidth is measured by
+ROW = ("op", "model", "elements", "dtype", "case", "provider", "owner", "median_ms", "p20_ms", "p80_ms", "minimum_ms",
+       "gb_per_s", "share", "share_of", "gflop_per_s", "flops_per_byte", "baseline", "speedup", "host_ms", "temporary_share",
+       "repeats", "device", "torch", "version", "commit", "when")  # fmt: skip
 PLAIN_BYTES = 1 << 32  # at most so many bytes are summed or copied
 
 
@@ -157,14 +160,10 @@ def temporary_bytes(provider: Provider, device: torch.device) -> int | None:
     return max(0, _status("VmHWM") - before)
 
 
-def temporaries(case: Case, device: torch.device) -> dict[str, int | None]:
-    """temporary_bytes of every provider of ours."""
-    return {name: temporary_bytes(p, device) for name, p in case.providers.items() if name.startswith("razor_fast")}
-
-
-def rows(op: str, model: Model, case: Case, repeats: int, temporary: dict[str, int | None]) -> list[dict]:
-    """One row per provider, in the columns of the results files."""
+def rows(op: str, model: Model, case: Case, repeats: int) -> list[dict]:
+    """One dict of ROW per provider."""
     device = model.device
+    temporary = {name: temporary_bytes(p, device) for name, p in case.providers.items() if name.startswith("razor_fast")}
     # as many bytes as one operand of the model, not less than leaves the caches
     elements = min(max(model.bytes, 1 << 26), PLAIN_BYTES) // 4
     providers, times = measure(case, repeats, elements, device)
