@@ -93,9 +93,12 @@ def verdict(bar: Bar, bound: float | None, figure: float | None) -> str:
 
 
 def text(figure: float | None, bar: Bar) -> str:
+    """A ratio of times as "4.4x"; a share or a time as a number."""
     if figure is None:
         return ""
-    return f"{figure:.2g}" if figure < 0.01 else f"{figure:.3f}" if bar.at_most or figure < 2 else f"{figure:.1f}"
+    if not bar.at_most and bar.cpu > 1:
+        return f"{figure:.1f}x"
+    return f"{figure:.2g}" if figure < 0.01 else f"{figure:.3f}"
 
 
 def lines(rows: list[dict], device: str) -> list[str]:

@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import argparse
 import csv
+from collections import Counter
 from pathlib import Path
+from statistics import median
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 OURS, OTHERS = "#c1440e", ("#4c566a", "#7b88a1", "#a3b1c2", "#2e6f95", "#6a994e")
 NAMES = {"slug_habit": "SLUG's loop", "eager": "eager", "foreach": "foreach", "compiled": "torch.compile",
@@ -36,13 +39,20 @@ def latest(rows: list[dict]) -> list[dict]:
     return list({(r["op"], r["model"], r["dtype"], r["case"], r["provider"]): r for r in rows}.values())
 
 
+def _bandwidth(rows: list[dict]) -> float:
+    """GB/s of the plain sum (on a GPU the plain copy) that ran in every round: the median over cases."""
+    return median(float(r["gb_per_s"]) / float(r["share"]) for r in rows if float(r["share"]))
+
+
 def roofline(rows: list[dict]) -> Figure:
-    """Operations per second against operations per byte, under the bandwidth measured in the same rounds."""
+    """Operations per second against operations per byte of one model, under the bandwidth measured in the same rounds."""
     rows = [r for r in rows if r["share_of"] and float(r["gflop_per_s"]) > 0]
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.add_subplot(xscale="log", yscale="log", xlabel="operations per byte moved",
                               ylabel="10⁹ operations per second")  # fmt: skip
-    bandwidth = max(float(r["gb_per_s"]) / float(r["share"]) for r in rows)
+    common = Counter(r["model"] for r in rows).most_common(1)[0][0]
+    rows = [r for r in rows if r["model"] == common]
+    bandwidth = _bandwidth(rows)
     intensities = sorted(float(r["flops_per_byte"]) for r in rows)
     span = [intensities[0] / 2, intensities[-1] * 2]
     axes.plot(span, [bandwidth * x for x in span], color="black", linewidth=1,
@@ -55,7 +65,9 @@ def roofline(rows: list[dict]) -> Figure:
     for op, marker in markers.items():
         axes.plot([], [], marker, color=OURS, linestyle="none", label=op)
     axes.plot([], [], "o", color=OTHERS[1], alpha=0.55, linestyle="none", label="other ways")
-    axes.set_title(f"{rows[0]['device']}, {rows[0]['dtype']}", fontsize=10)
+    axes.set_xticks(sorted(set(intensities)), [f"{x:.2f}" for x in sorted(set(intensities))])
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_title(f"{common} on {rows[0]['device']}, {rows[0]['dtype']}", fontsize=10)
     axes.legend(fontsize=8, frameon=False)
     axes.grid(alpha=0.25, which="both")
     return figure
@@ -69,13 +81,13 @@ def scaling(rows: list[dict], case: str = "layers_and_heads") -> Figure:
     others = iter(OTHERS)
     for provider in dict.fromkeys(r["provider"] for r in rows):
         some = sorted((r for r in rows if r["provider"] == provider), key=lambda r: int(r["elements"]))
-        low, median, high = ([float(r[column]) for r in some] for column in ("p20_ms", "median_ms", "p80_ms"))
-        spread = [[m - x for m, x in zip(median, low)], [x - m for m, x in zip(median, high)]]
+        low, middle, high = ([float(r[column]) for r in some] for column in ("p20_ms", "median_ms", "p80_ms"))
+        spread = [[m - x for m, x in zip(middle, low)], [x - m for m, x in zip(middle, high)]]
         ours = provider == "razor_fast"
-        axes.errorbar([int(r["elements"]) for r in some], median, spread, marker="o", markersize=4, capsize=2,
+        axes.errorbar([int(r["elements"]) for r in some], middle, spread, marker="o", markersize=4, capsize=2,
                       linewidth=2 if ours else 1.2, zorder=3 if ours else 2, color=OURS if ours else next(others),
                       label=NAMES[provider])  # fmt: skip
-    bandwidth = max(float(r["gb_per_s"]) / float(r["share"]) for r in rows)
+    bandwidth = _bandwidth(rows)
     sizes = [int(r["elements"]) for r in rows]
     per_element = 3 * {"float32": 4}.get(rows[0]["dtype"], 2)
     ends = [min(sizes), max(sizes)]

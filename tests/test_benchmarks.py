@@ -88,7 +88,7 @@ def test_a_bar_without_rows_is_not_measured_and_one_below_is_missed():
     found = {bar.what: bars.verdict(bar, bound, figure) for bar, bound, figure in bars.figures(rows, "cpu")}
     assert found.pop("dampen_ against eager") == "missed" and set(found.values()) == {"not yet measured"}
     rows[1]["median_ms"] = 2
-    assert any(line.startswith("     met: dampen_ against eager: 5.0 (at least 2.5)") for line in bars.lines(rows, "cpu"))
+    assert any(line.startswith("     met: dampen_ against eager: 5.0x (at least 2.5)") for line in bars.lines(rows, "cpu"))
 
 
 def test_the_figures_are_drawn(tmp_path):
