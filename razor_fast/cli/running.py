@@ -15,7 +15,7 @@ from ..errors import ConfigError, RazorError, RunDirectoryError
 from ..run_config import load_run_config
 from .console import say, stderr, stdout
 
-__all__ = ["run_demo_clip", "run_report", "run_score", "run_unlearn"]
+__all__ = ["run_demo_clip", "run_demo_diffusion", "run_report", "run_score", "run_unlearn"]
 
 
 class _Phases:
@@ -34,7 +34,28 @@ class _Phases:
 
 
 def _prepare(config, phase):
-    """The ClipTask a configuration asks for. Raises named errors, cheapest checks first."""
+    """(task, units to choose from or None for all) that a configuration asks for. Raises named errors, cheapest checks first."""
+    return _prepare_diffusion(config, phase) if config.family == "diffusion" else (_prepare_clip(config, phase), None)
+
+
+def _prepare_diffusion(config, phase):
+    with phase("loading libraries"):
+        from . import building_diffusion as building
+    sources = building.check_paths(config)
+    prompts = building.build_prompts(config)
+    images = None
+    if sources:
+        with phase("reading images"):
+            images = building.build_images(sources)
+    if phase.console is not None:
+        counts = prompts.describe()["prompts"]
+        say(phase.console, f"prompts: {', '.join(f'{name} {count}' for name, count in counts.items())}")
+    with phase(f"loading {config.model.folder}; images and predictions of the model as it is"):
+        task = building.build_task(config, prompts, images)
+    return task, building.editable_units(config, task)
+
+
+def _prepare_clip(config, phase):
     with phase("loading libraries"):
         from .building import build_parts, build_task, check_paths
     sources = check_paths(config)
@@ -57,14 +78,14 @@ def run_unlearn(path: Path, overrides, output: Path | None, *, quiet=False, prob
     from ..run_directory import check_run_folder
 
     resumes, existed = check_run_folder(output), output.exists()
-    task, razor = _prepare(config, phase), config.razor_config()
+    (task, units), razor = _prepare(config, phase), config.razor_config()
     from ..methods.razor import unlearn
     from ..progress import RunProgress
 
     progress = RunProgress.of(task, razor, phase.console, details=probes) if phase.console is not None else None
     try:
         with progress or nullcontext():
-            outcome = unlearn(task, razor, run_directory=output, on_event=progress)
+            outcome = unlearn(task, razor, run_directory=output, units=units, on_event=progress)
     except KeyboardInterrupt:
         _say_interrupted(output)
         raise typer.Exit(130) from None
@@ -147,14 +168,15 @@ def run_score(path: Path, overrides, top: int, csv: Path | None, *, quiet=False)
     if csv is not None and (csv.is_dir() or not csv.absolute().parent.is_dir()):
         raise RunDirectoryError(f"--csv {csv}: give a file name in a folder that is there")
     phase = _Phases(quiet)
-    task, razor = _prepare(config, phase), config.razor_config()
+    (task, units), razor = _prepare(config, phase), config.razor_config()
     from ..recorder import score
     from ..units import DEFAULT_EXCLUDE, find_units
 
     with phase("gradients and scores of every unit"):
-        units = find_units(task.model, layers=razor.layers, heads=razor.heads, include=razor.include,
-                           exclude=DEFAULT_EXCLUDE if razor.exclude is None else razor.exclude,
-                           split_groups=razor.split_groups)  # fmt: skip
+        if units is None:
+            units = find_units(task.model, layers=razor.layers, heads=razor.heads, include=razor.include,
+                               exclude=DEFAULT_EXCLUDE if razor.exclude is None else razor.exclude,
+                               split_groups=razor.split_groups)  # fmt: skip
         scores = score(task.model, units, lambda: task.losses("forget", 0, razor.seed),
                        lambda: task.losses("retain", 0, razor.seed), alpha=razor.alpha, eps=razor.eps)  # fmt: skip
         ranked = scores.ranked()
@@ -192,13 +214,24 @@ def _write_report(run: Path, html: Path) -> None:
 NUMERALS = dict(zip("0123456789", "zero one two three four five six seven eight nine".split()))
 
 
-def run_demo_clip(forget: str, seed: int, output: Path, seeds: int, cache: Path | None) -> None:
+def run_demo_clip(forget: str, *options) -> None:
+    from ..demo.clip import run_demo
+
+    _run_demo(run_demo, forget, *options)
+
+
+def run_demo_diffusion(forget: str, *options) -> None:
+    from ..demo.diffusion import run_demo
+
+    _run_demo(run_demo, forget, *options)
+
+
+def _run_demo(run_demo, forget: str, seed: int, output: Path, seeds: int, cache: Path | None) -> None:
     from ..run_directory import check_run_folder
 
     folders = [output] if seeds == 1 else [output / f"seed-{s}" for s in range(seed, seed + seeds)]
     for folder in folders:
         check_run_folder(folder)
-    from ..demo.clip import run_demo
     from ..progress import RunProgress
 
     forget = NUMERALS.get(forget.strip().lower(), forget.strip().lower())

@@ -4,11 +4,14 @@ Two domains, as UnlearnCanvas has (arXiv 2402.11846): objects (the ten digits) a
 style, without chance, so a style is learnt from as many digits as a digit from styles. Needs scikit-learn and Pillow.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from ..errors import ConfigError
+from .digits import NAMES
 
-__all__ = ["STYLES", "TEMPLATES", "draw", "load_canvas"]
+__all__ = ["STYLES", "TEMPLATES", "Canvas", "draw", "load_canvas"]
 
 STYLES = ("ink", "inverse", "outline", "colour")
 TEMPLATES = (
@@ -18,10 +21,43 @@ TEMPLATES = (
     "a {object} drawn in {style} style",
     "{style} style a handwritten {object}",
     "a picture of the digit {object} in {style} style",
+    "{object} in {style}",
+    "a {style} {object}",
+    "{style} drawing of the digit {object}",
+    "an image of a {object} the style is {style}",
+    "a {object} {style} style",
+    "in {style} style the digit {object}",
 )
 SIZE = 16
 TOP, BOTTOM = np.array((255, 170, 40), np.float32), np.array((235, 40, 150), np.float32)  # of the colour style
 PAPER = np.array((25, 45, 120), np.float32)
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """Pictures of objects, each in every style, and the words for them.
+
+    images: uint8 [N, styles, S, S, 3]. objects: int64 [N], the object each row shows. names, styles: class names.
+    templates: captions with {object} and {style}.
+    """
+
+    images: np.ndarray
+    objects: np.ndarray
+    names: tuple
+    styles: tuple
+    templates: tuple
+
+    def rows(self, index):
+        """The canvas of some rows."""
+        return Canvas(self.images[index], self.objects[index], self.names, self.styles, self.templates)
+
+    def captions(self):
+        """{(object, style): its captions, one a template}, by class index."""
+        return {
+            (o, s): [t.format(object=name, style=style) for t in self.templates]
+            for o, name in enumerate(self.names)
+            for s, style in enumerate(self.styles)
+        }
 
 
 def draw(scan, style):
@@ -49,9 +85,9 @@ def draw(scan, style):
 
 
 def load_canvas():
-    """(images uint8 [1797, 4, 16, 16, 3], digits int64 [1797]): every scan in every style, in the order of STYLES."""
+    """The Canvas of all 1797 scans in every style, 16 x 16 pixels."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
     images = np.stack([[draw(scan, style) for style in STYLES] for scan in digits.images])
-    return images, digits.target.astype(np.int64)
+    return Canvas(images, digits.target.astype(np.int64), NAMES, STYLES, TEMPLATES)

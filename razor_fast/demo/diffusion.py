@@ -19,15 +19,14 @@ from ..families.image_classifier import train_classifier
 from ..methods.razor import unlearn
 from ..report import report_from_log, save_report
 from ..run_directory import check_run_folder
-from .canvas import STYLES, TEMPLATES, load_canvas
-from .diffusion_training import Recipe, captions, trained_pipeline
+from .canvas import STYLES, load_canvas
+from .diffusion_training import Recipe, trained_pipeline
 from .digits import NAMES
 
-__all__ = ["demo_config", "demo_task", "domain_of", "run_demo"]
+__all__ = ["canvas_task", "demo_config", "demo_task", "domain_of", "run_demo"]
 
-DRAWING = {"validation": Drawing(16, 64, 5, 2.0, 16, 80), "test": Drawing(96, 288, 10, 2.0, 16, 96)}
+DRAWING = {"validation": Drawing(32, 96, 5, 2.0, 16, 64), "test": Drawing(96, 288, 10, 2.0, 16, 96)}
 TRAIN_SHARE = 0.7
-FORGET_IMAGES, RETAIN_IMAGES = 64, 192
 
 
 def domain_of(forget):
@@ -42,77 +41,78 @@ def domain_of(forget):
 
 
 def demo_config(seed=0):
-    """The demo's RazorConfig: a drop of 3 points is tolerated on validation."""
-    return RazorConfig(seed=seed, retain_tolerance=0.03)
+    """The demo's RazorConfig: a drop of 3 points is tolerated on validation, and keeping weighs as much as forgetting."""
+    return RazorConfig(seed=seed, retain_tolerance=0.03, lambda_retain=10.0, lambda_mismatch=10.0)
 
 
 def demo_task(forget, seed, cache, progress=None):
     """The demo's DiffusionTask: original pipeline, retrained pipeline as the reference, classifiers of digit and style.
 
-    cache: folder of trained pipelines. progress: called with (what is trained, steps done, steps in all,
-    loss). Raises ConfigError for an unknown word.
+    cache: folder of trained pipelines. progress: called with (what is trained, steps done, steps in all, loss). Raises
+    ConfigError for an unknown word.
     """
-    domain = domain_of(forget)
-    images, digits = load_canvas()
-    order = np.random.default_rng(seed).permutation(len(digits))
-    train = order[: int(TRAIN_SHARE * len(order))]
-    images, digits, recipe = images[train], digits[train], Recipe(seed=seed)
+    domain, canvas = domain_of(forget), load_canvas()
+    order = np.random.default_rng(seed).permutation(len(canvas.objects))
+    canvas = canvas.rows(order[: int(TRAIN_SHARE * len(order))])
+    return canvas_task(
+        canvas, domain, forget, Recipe(seed=seed), cache, drawing=DRAWING, images=(64, 192), steps=(500, 100), progress=progress,
+        drift_samples=64, batch_size=32, gradient_batches=2,
+    )  # fmt: skip
+
+
+def canvas_task(canvas, domain, concept, recipe, cache, *, images, steps, progress=None, **options):
+    """The DiffusionTask of a pipeline trained on a Canvas, with another that never saw the concept as its reference.
+
+    domain: "object" or "style". images: how many of each side, (forget, retain), the gradients see. steps: of training the
+    classifiers of objects and of styles. options: of DiffusionTask.
+    """
 
     def tell(whose):
         return None if progress is None else lambda what, *state: progress(f"{what}{whose}", *state)
 
-    folder = trained_pipeline(images, digits, recipe, cache, None, tell(""))
-    without = (domain, (NAMES if domain == "object" else STYLES).index(forget))
-    other = trained_pipeline(images, digits, recipe, cache, without, tell(f", never shown {forget}"))
-    prompts = Prompts(domain, forget, NAMES, STYLES, TEMPLATES)
-    classifiers = demo_classifiers(images, digits, seed, progress)
-    sides = demo_images(images, digits, prompts, seed)
+    folder = trained_pipeline(canvas, recipe, cache, None, tell(""))
+    without = (domain, list(canvas.names if domain == "object" else canvas.styles).index(concept))
+    other = trained_pipeline(canvas, recipe, cache, without, tell(f", never shown {concept}"))
+    prompts = Prompts(domain, concept, canvas.names, canvas.styles, canvas.templates)
     return DiffusionTask(
-        load_pipeline(folder, device="cpu"),
+        load_pipeline(folder, device="auto"),
         prompts,
-        classifiers=classifiers,
-        images=sides,
-        drawing=DRAWING,
-        drift_samples=64,
-        batch_size=32,
-        gradient_batches=2,
-        reference=load_pipeline(other, device="cpu"),
-        seed=seed,
+        classifiers=canvas_classifiers(canvas, steps, recipe.seed, progress),
+        images=canvas_images(canvas, prompts, images, recipe.seed),
+        reference=load_pipeline(other, device="auto"),
+        seed=recipe.seed,
+        **options,
     )
 
 
-def demo_classifiers(images, digits, seed, progress=None):
-    """{"object", "style"}: ImageClassifiers trained on real drawings for a few seconds each."""
-    pixels = torch.from_numpy(images).permute(0, 1, 4, 2, 3).flatten(0, 1)
+def canvas_classifiers(canvas, steps, seed, progress=None):
+    """{"object", "style"}: ImageClassifiers trained on the pictures themselves."""
+    pixels = torch.from_numpy(canvas.images).permute(0, 1, 4, 2, 3).flatten(0, 1)
+    count = len(canvas.styles)
     labels = {
-        "object": (torch.from_numpy(digits).repeat_interleave(len(STYLES)), NAMES, 500),
-        "style": (torch.arange(len(STYLES)).repeat(len(digits)), STYLES, 100),
+        "object": (torch.from_numpy(canvas.objects).repeat_interleave(count), canvas.names),
+        "style": (torch.arange(count).repeat(len(canvas.objects)), canvas.styles),
     }
     found = {}
-    for domain, (targets, classes, steps) in labels.items():
-        what = {"object": "the classifier of digits", "style": "the classifier of styles"}[domain]
-        tell = None if progress is None else lambda *state, what=what: progress(what, *state)
-        found[domain] = train_classifier(pixels, targets, classes, steps=steps, seed=seed, progress=tell)
+    for (domain, (targets, classes)), wanted in zip(labels.items(), steps):
+        tell = None if progress is None else lambda *state, d=domain: progress(f"the classifier of {d}s", *state)
+        found[domain] = train_classifier(pixels, targets, classes, steps=wanted, seed=seed, progress=tell)
     return found
 
 
-def demo_images(images, digits, prompts, seed):
-    """{"forget", "retain"}: SampleSets of real drawings with train captions, a style drawn for each."""
-    draw, table = np.random.default_rng([seed, 1]), captions()
-    styles = draw.integers(len(STYLES), size=len(digits))
-    target = NAMES.index(prompts.concept) if prompts.domain == "object" else STYLES.index(prompts.concept)
-    shown = digits == target if prompts.domain == "object" else styles == target
+def canvas_images(canvas, prompts, counts, seed):
+    """{"forget", "retain"}: SampleSets of pictures with train captions; (row, style) pairs are drawn."""
+    draw, table = np.random.default_rng([seed, 1]), canvas.captions()
+    rows, styles = (a.ravel() for a in np.indices(canvas.images.shape[:2]))
+    target = list(prompts.classes[prompts.domain]).index(prompts.concept)
+    shown = (canvas.objects[rows] if prompts.domain == "object" else styles) == target
     train = {p.text for p in prompts.forget["train"] + prompts.retain["train"]}
     found = {}
-    for side, rows, count in (
-        ("forget", np.flatnonzero(shown), FORGET_IMAGES),
-        ("retain", np.flatnonzero(~shown), RETAIN_IMAGES),
-    ):
-        rows = draw.permutation(rows)[:count]
-        texts = [[t for t in table[int(digits[r]), int(styles[r])] if t in train] for r in rows]
-        found[side] = MemorySource(
-            images[rows, styles[rows]], captions=[t[i % len(t)] for i, t in enumerate(texts)], name=side
-        ).read()
+    for side, places, count in zip(("forget", "retain"), (np.flatnonzero(shown), np.flatnonzero(~shown)), counts):
+        places = draw.permutation(places)[:count]
+        texts = [[t for t in table[int(canvas.objects[rows[i]]), int(styles[i])] if t in train] for i in places]
+        captions = [t[k % len(t)] for k, t in enumerate(texts)]
+        found[side] = MemorySource(canvas.images[rows[places], styles[places]], captions=captions, name=side).read()
     return found
 
 

@@ -1,4 +1,4 @@
-"""A small Stable Diffusion pipeline, trained from nothing on captioned digits in about a minute and a half.
+"""A small Stable Diffusion pipeline, trained from nothing on a canvas of captioned pictures; on digits in two minutes.
 
 Real classes throughout: CLIPTokenizer and CLIPTextModel, AutoencoderKL, UNet2DConditionModel, DPMSolverMultistepScheduler,
 saved as a folder that DiffusionPipeline.from_pretrained loads. As in the large ones, the text encoder and the VAE are
@@ -8,6 +8,7 @@ trained first and then stand still, and the U-Net learns to denoise latents. Fol
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from dataclasses import asdict, dataclass
@@ -21,15 +22,16 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
+from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from ..families.diffusion_noise import Diffusion, stratified
 from ..families.loading import quiet
 from ..losses import prediction_loss
-from .canvas import STYLES, TEMPLATES
-from .digits import NAMES
 
-__all__ = ["Recipe", "captions", "trained_pipeline"]
+__all__ = ["Recipe", "byte_pairs", "trained_pipeline"]
+
+END = "</w>"
 
 
 @dataclass(frozen=True)
@@ -50,37 +52,30 @@ class Recipe:
     seed: int = 0
 
 
-def captions():
-    """{(digit, style): its captions, one a template}, by class index."""
-    return {
-        (o, s): [t.format(object=name, style=style) for t in TEMPLATES]
-        for o, name in enumerate(NAMES)
-        for s, style in enumerate(STYLES)
-    }
-
-
-def trained_pipeline(images, digits, recipe, cache, without=None, progress=None):
-    """The folder of a pipeline trained on images uint8 [N, styles, 16, 16, 3] of digits int64 [N].
+def trained_pipeline(canvas, recipe, cache, without=None, progress=None):
+    """The folder of a pipeline trained on a canvas.Canvas.
 
     cache: folder the pipeline is kept in, found again by recipe and data. without: ("object" | "style", class index) that
     neither the text encoder nor the U-Net is ever shown; the VAE, which knows no captions, is the same for all. progress: called
     with (what, steps done, steps in all, loss). Deterministic for a recipe, data and thread count.
     """
-    folder = Path(cache) / f"diffusion-digits-{_key(images, digits, recipe, without)}"
+    folder = Path(cache) / f"diffusion-{_key(canvas, recipe, without)}"
     if folder.is_dir():
         return folder
     tell = progress or (lambda *state: None)
-    vae, latents = _trained_vae(images, digits, recipe, cache, lambda *state: tell("the autoencoder", *state))
-    objects, styles = list(range(len(NAMES))), list(range(len(STYLES)))
+    vae, latents = _trained_vae(canvas, recipe, cache, lambda *state: tell("the autoencoder", *state))
+    objects, styles = list(range(len(canvas.names))), list(range(len(canvas.styles)))
     if without is not None:
         (objects if without[0] == "object" else styles).remove(without[1])
-    kept = [i for i, digit in enumerate(digits.tolist()) if digit in objects]
+    kept = [i for i, shown in enumerate(canvas.objects.tolist()) if shown in objects]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        tokenizer = _make_tokenizer(recipe)
-        encoder = _train_text(tokenizer, objects, styles, recipe, lambda *state: tell("the text encoder", *state))
+        tokenizer = _make_tokenizer(canvas, recipe)
+        encoder = _train_text(
+            canvas, tokenizer, objects, styles, recipe, lambda *state: tell("the text encoder", *state)
+        )
         unet, scheduler = _train_unet(
-            latents[kept], digits[kept], styles, tokenizer, encoder, recipe, lambda *state: tell("the U-Net", *state)
+            canvas, latents, kept, styles, tokenizer, encoder, recipe, lambda *state: tell("the U-Net", *state)
         )
     pipeline = StableDiffusionPipeline(
         vae=vae, text_encoder=encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler, safety_checker=None,
@@ -90,8 +85,9 @@ def trained_pipeline(images, digits, recipe, cache, without=None, progress=None)
     return folder
 
 
-def _key(images, digits, recipe, what):
-    shown = [images.tobytes(), digits.tobytes(), json.dumps([asdict(recipe), what, STYLES, TEMPLATES]).encode()]
+def _key(canvas, recipe, what):
+    words = [asdict(recipe), what, canvas.names, canvas.styles, canvas.templates]
+    shown = [canvas.images.tobytes(), canvas.objects.tobytes(), json.dumps(words).encode()]
     return hashlib.sha256(b"".join(shown)).hexdigest()[:16]
 
 
@@ -121,10 +117,10 @@ def _step(loss, optimizer, schedule, parameters):
     schedule.step()
 
 
-def _trained_vae(images, digits, recipe, cache, tell):
-    """(AutoencoderKL, latents [N, styles, 4, 8, 8] of unit variance): 16 x 16 pixels to 8 x 8 latents."""
-    pixels = torch.from_numpy(images).permute(0, 1, 4, 2, 3).float() / 127.5 - 1
-    folder = Path(cache) / f"vae-digits-{_key(images, digits, recipe, 'vae')}"
+def _trained_vae(canvas, recipe, cache, tell):
+    """(AutoencoderKL, latents [N, styles, 4, h, w] of unit variance): the side is halved once for each level but the first."""
+    pixels = torch.from_numpy(canvas.images).permute(0, 1, 4, 2, 3).float() / 127.5 - 1
+    folder = Path(cache) / f"vae-{_key(canvas, recipe, 'vae')}"
     if not folder.is_dir():
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
@@ -158,20 +154,52 @@ def _train_vae(pixels, recipe, tell):
     return vae
 
 
-def _make_tokenizer(recipe):
-    """A CLIPTokenizer whose vocabulary was learnt, as byte pairs, from the captions; their words are one token each."""
-    texts = [text for group in captions().values() for text in group]
-    tokenizer = CLIPTokenizer().train_new_from_iterator([texts], vocab_size=700, show_progress=False)
-    tokenizer.model_max_length = recipe.context_length
-    return tokenizer
+def _make_tokenizer(canvas, recipe):
+    """A CLIPTokenizer in which every word of the captions is one token."""
+    words = sorted({word for group in canvas.captions().values() for text in group for word in _words(text)})
+    vocabulary, merges = byte_pairs(words)
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=recipe.context_length)
+
+
+def _words(text):
+    return re.findall(r"[^\W\d_]+|\d|[^\s\w]+", text.lower())
+
+
+def byte_pairs(words):
+    """(vocabulary, merges) of a byte-pair encoding, CLIP's kind, that makes one token of each word; any other word falls
+    into letters. Learnt one merge after another in the order of the words: the library's own learning breaks ties by chance.
+    """
+    letters = sorted(set(ByteLevel.alphabet()))
+    vocabulary, ranks = dict.fromkeys([*letters, *(letter + END for letter in letters)]), {}
+    for word in words:
+        encoded = ByteLevel(add_prefix_space=False).pre_tokenize_str(word)[0][0]
+        pieces = [*encoded[:-1], encoded[-1] + END]
+        while len(pieces) > 1:
+            pairs = list(zip(pieces, pieces[1:]))
+            known = [pair for pair in pairs if pair in ranks]
+            pair = min(known, key=ranks.get) if known else pairs[0]
+            ranks.setdefault(pair, len(ranks))
+            vocabulary["".join(pair)] = None
+            pieces = _merge(pieces, pair)
+    tokens = [*vocabulary, "<|startoftext|>", "<|endoftext|>"]
+    return {token: place for place, token in enumerate(tokens)}, list(ranks)
+
+
+def _merge(pieces, pair):
+    found, place = [], 0
+    while place < len(pieces):
+        here = tuple(pieces[place : place + 2]) == pair
+        found.append("".join(pair) if here else pieces[place])
+        place += 2 if here else 1
+    return found
 
 
 def _tokens(tokenizer, texts):
     return tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt")["input_ids"]
 
 
-def _train_text(tokenizer, objects, styles, recipe, tell):
-    """A CLIPTextModel that tells captions apart by digit and style: the small stand-in for CLIP's pretraining."""
+def _train_text(canvas, tokenizer, objects, styles, recipe, tell):
+    """A CLIPTextModel that tells captions apart by object and style: the small stand-in for CLIP's pretraining."""
     encoder = CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer), hidden_size=recipe.width, intermediate_size=2 * recipe.width,
@@ -181,7 +209,7 @@ def _train_text(tokenizer, objects, styles, recipe, tell):
         )
     )  # fmt: skip
     heads = torch.nn.Linear(recipe.width, len(objects)), torch.nn.Linear(recipe.width, len(styles))
-    table = captions()
+    table = canvas.captions()
     tokens = torch.stack([torch.stack([_tokens(tokenizer, table[o, s]) for s in styles]) for o in objects])
     parameters = [p for module in (encoder, *heads) for p in module.parameters()]
     optimizer, schedule = _optimizer(parameters, recipe, recipe.text_steps)
@@ -194,7 +222,7 @@ def _train_text(tokenizer, objects, styles, recipe, tell):
     return encoder.eval()
 
 
-def _train_unet(latents, digits, styles, tokenizer, encoder, recipe, tell):
+def _train_unet(canvas, latents, kept, styles, tokenizer, encoder, recipe, tell):
     """(UNet2DConditionModel, scheduler), v-prediction; the weights kept are the moving average of those trained."""
     scheduler = DPMSolverMultistepScheduler(
         beta_schedule="scaled_linear",
@@ -212,18 +240,20 @@ def _train_unet(latents, digits, styles, tokenizer, encoder, recipe, tell):
         norm_num_groups=8,
     )  # fmt: skip
     with torch.no_grad():
-        told = {pair: encoder(_tokens(tokenizer, texts))[0] for pair, texts in captions().items()}
-        table = torch.stack([torch.stack([told[o, s] for s in range(len(STYLES))]) for o in range(len(NAMES))])
+        told = {pair: encoder(_tokens(tokenizer, texts))[0] for pair, texts in canvas.captions().items()}
+        count = len(canvas.styles)
+        table = torch.stack([torch.stack([told[o, s] for s in range(count)]) for o in range(len(canvas.names))])
         nothing = encoder(_tokens(tokenizer, [""]))[0][0]
     parameters = list(unet.parameters())
     average = [p.detach().clone() for p in parameters]
     optimizer, schedule = _optimizer(parameters, recipe, recipe.unet_steps)
-    digits, styles, size = torch.as_tensor(digits), torch.tensor(styles), recipe.batch_size
+    latents, objects = latents[kept], torch.as_tensor(canvas.objects[kept])
+    styles, size = torch.tensor(styles), recipe.batch_size
     generator = torch.Generator().manual_seed(recipe.seed)
     for step in range(recipe.unet_steps):
         row = torch.randint(len(latents), (size,), generator=generator)
         style = styles[torch.randint(len(styles), (size,), generator=generator)]
-        text = table[digits[row], style, torch.randint(len(TEMPLATES), (size,), generator=generator)]
+        text = table[objects[row], style, torch.randint(len(canvas.templates), (size,), generator=generator)]
         dropped = torch.rand(size, generator=generator) < recipe.dropped
         text = torch.where(dropped[:, None, None], nothing, text)
         clean = latents[row, style]

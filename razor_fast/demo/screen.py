@@ -7,8 +7,12 @@ from rich.table import Table
 
 __all__ = ["training_progress", "compare_table"]
 
-SHARES = ("forget_accuracy", "retain_accuracy", "retrieval_stability")
+SHARES = ("forget_accuracy", "retain_accuracy", "retrieval_stability", "unlearning_accuracy", "in_domain_accuracy",
+          "cross_domain_accuracy")  # fmt: skip
 WORDS = {
+    "unlearning_accuracy": "UA: images asked for as {} that are not {}",
+    "in_domain_accuracy": "IRA: other classes of its kind recognised",
+    "cross_domain_accuracy": "CRA: the other kind recognised",
     "forget_accuracy": "{} still recognised (down is better)",
     "retain_accuracy": "other classes recognised",
     "retrieval_stability": "top caption unchanged on what is kept",
@@ -51,5 +55,5 @@ def compare_table(columns, concept):
         values = [found.get(metric) for found in columns.values()]
         if any(v is not None for v in values):
             shown = ["-" if v is None else f"{v:.1%}" if metric in SHARES else f"{v:.3f}" for v in values]
-            table.add_row(words.format(concept), *shown)
+            table.add_row(words.replace("{}", concept), *shown)
     return table

@@ -8,7 +8,7 @@ from ..errors import ConfigError, NonFiniteError
 from .diffusion_generation import generate_latents
 from .diffusion_noise import stratified
 
-__all__ = ["Drift", "frozen_predictions", "training_latents"]
+__all__ = ["Drift", "frozen_predictions", "pixels", "training_latents"]
 
 
 @dataclass
@@ -60,12 +60,12 @@ def _encode(adapter, samples, size, batch_size=16):
         )
     found = []
     for start in range(0, len(samples), batch_size):
-        chunk = torch.stack([_pixels(samples[i], size) for i in range(start, min(start + batch_size, len(samples)))])
+        chunk = torch.stack([pixels(samples[i], size) for i in range(start, min(start + batch_size, len(samples)))])
         found.append(adapter.encode_images(chunk))
     return torch.cat(found)
 
 
-def _pixels(sample, size):
+def pixels(sample, size):
     """A sample's image as float [3, size, size] in [0, 1]: the shorter side scaled to size, the middle cut out."""
     import numpy as np
     from PIL import Image

@@ -79,14 +79,21 @@ def load_pipeline(folder, *, precision="fp32", device="auto"):
     """
     check_pipeline(folder)
     target = choose_device(device)
-    diffusers = _import("diffusers", "diffusers")
+    diffusers, transformers = _import("diffusers", "diffusers"), _import("transformers", "transformers")
     import torch
 
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    path, parts = Path(folder), {}
+    index = _read_json(path / "model_index.json")
     try:
         with quiet():
+            for name in MODELS:
+                library, kind = index.get(name) or (None, None)
+                if library is not None:
+                    maker = getattr({"diffusers": diffusers}.get(library, transformers), kind)
+                    parts[name] = _load_part(maker, path / name, dtype)
             pipeline = diffusers.DiffusionPipeline.from_pretrained(
-                str(folder), dtype=dtype, local_files_only=True, low_cpu_mem_usage=False
+                str(path), dtype=dtype, local_files_only=True, **parts
             )
     except ModelError:
         raise
@@ -94,3 +101,17 @@ def load_pipeline(folder, *, precision="fp32", device="auto"):
         raise ModelError(_explain(error, f"diffusers cannot load {folder}", None)) from error
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(target)
+
+
+def _load_part(maker, folder, dtype):
+    """One model of the pipeline. Both libraries fill what is missing with random values and go on: refused here."""
+    options = {} if maker.__module__.startswith("transformers") else {"low_cpu_mem_usage": False}
+    model, report = maker.from_pretrained(
+        str(folder), dtype=dtype, local_files_only=True, output_loading_info=True, **options
+    )
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise ModelError(
+            f"{folder} lacks {len(missing)} weights of {maker.__name__}, {missing[0]} first; copy the whole pipeline again"
+        )
+    return model

@@ -63,7 +63,8 @@ def small_network(size, classes, width=32):
 def train_classifier(
     images, labels, classes, *, steps=400, batch_size=128, noise=0.1, seed=0, device="cpu", progress=None
 ):
-    """Train `small_network` on images uint8 [N, 3, S, S] with labels int64 [N]. Deterministic for a seed and thread count.
+    """Train `small_network` on images uint8 [N, 3, S, S] with labels int64 [N]; others are later scaled to S. Deterministic
+    for a seed and thread count.
 
     noise: standard deviation of pixel noise, the augmentation that generated images, never quite clean, call for.
     progress: called with (steps done, steps in all, loss). Raises DataError where a class has no image.
@@ -77,7 +78,7 @@ def train_classifier(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = small_network(size, len(classes)).to(device)
-        found = ImageClassifier(network, classes, device=device)
+        found = ImageClassifier(network, classes, size=size, device=device)
         optimizer = torch.optim.AdamW(network.parameters(), 2e-3)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps)
         network.train()

@@ -1,0 +1,102 @@
+"""The bars of the diffusion demo on test prompts and seeds, mean of several seeds, each with its own pipelines and search.
+
+    python -m benchmarks.quality.demo_diffusion [--seeds 3] [--forget seven outline] [--cache folder] [--out results.csv]
+
+For a digit and for a style: UA at least 95 %, IRA and CRA at most 3 points below the original pipeline's own. Exits with 1
+when a bar is missed. Rows already in --out are not run again.
+"""
+
+import argparse
+import csv
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from statistics import mean
+
+from razor_fast.demo.diffusion import run_demo
+
+METRICS = ("unlearning_accuracy", "in_domain_accuracy", "cross_domain_accuracy", "forget_margin")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--forget", nargs="+", default=["seven", "outline"])
+    parser.add_argument("--cache", type=Path, default=Path("runs/demo-weights"))
+    parser.add_argument("--out", type=Path, help="csv, one row a concept, seed and model")
+    given = parser.parse_args()
+    rows = read(given.out)
+    for forget in given.forget:
+        for seed in range(given.seeds):
+            if not any(row["forget"] == forget and row["seed"] == seed for row in rows):
+                rows += measure(forget, seed, given.cache)
+                write(given.out, rows)
+    missed = False
+    for forget in given.forget:
+        own = [row for row in rows if row["forget"] == forget and row["seed"] < given.seeds]
+        missed |= judge(forget, own)
+    return int(missed)
+
+
+def measure(forget, seed, cache):
+    folder = Path(tempfile.mkdtemp(prefix="razor-demo-"))
+    try:
+        found = run_demo(folder / "run", forget=forget, seed=seed, cache=cache)
+    finally:
+        shutil.rmtree(folder)
+    edit = found["outcome"].edit
+    share = edit.summary()["share"] if edit is not None else 0.0
+    return [
+        {"forget": forget, "seed": seed, "model": model, "outcome": found["outcome"].outcome, "share_edited": share,
+         "seconds": found["seconds"]["unlearning"], **{m: metrics[m] for m in METRICS}}
+        for model, metrics in found["columns"].items()
+    ]  # fmt: skip
+
+
+def judge(forget, rows):
+    """Prints each bar with its mean and seeds; whether one was missed."""
+
+    def each(model, metric):
+        return [row[metric] for row in rows if row["model"] == model]
+
+    def drop(metric):
+        return [a - b for a, b in zip(each("unlearned", metric), each("original", metric))]
+
+    bars = [
+        ("UA", each("unlearned", "unlearning_accuracy"), 0.95),
+        ("IRA, unlearned - original", drop("in_domain_accuracy"), -0.03),
+        ("CRA, unlearned - original", drop("cross_domain_accuracy"), -0.03),
+    ]
+    missed = False
+    for name, values, bound in bars:
+        held = mean(values) >= bound
+        missed |= not held
+        spread = ", ".join(f"{v:+.4f}" for v in values)
+        said = f"{'held' if held else 'MISSED'}  {forget}: {name}: mean {mean(values):+.4f} (bar >= {bound})"
+        print(f"{said}; seeds: {spread}")
+    retrained = mean(each("retrained", "unlearning_accuracy"))
+    print(f"        {forget}: UA of the pipeline retrained without it: mean {retrained:+.4f}")
+    return missed
+
+
+def read(path):
+    if path is None or not path.is_file():
+        return []
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    numbers = ("share_edited", "seconds", *METRICS)
+    return [row | {"seed": int(row["seed"])} | {name: float(row[name]) for name in numbers} for row in rows]
+
+
+def write(path, rows):
+    if path is None:
+        return
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

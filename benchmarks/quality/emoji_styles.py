@@ -1,0 +1,182 @@
+"""Style and object requests on emoji: a pipeline trained on objects x styles forgets one, as UnlearnCanvas would measure it.
+
+    python -m benchmarks.quality.emoji_styles [--size small] [--data FILE] [--seeds 1] [--requests 2] [--out results.csv]
+
+Reads emoji_styles64.npz (objects x styles, one image each) from --data; default: shared/data beside the repository. Without the
+file it says so and measures nothing. Trains a pipeline (demo/diffusion_training.py) on all pairs and, for each request, one
+that never saw the concept; unlearns; and prints UA, IRA and CRA of the three on test prompts and seeds. Trained pipelines
+are kept in --cache, and rows already in --out are not measured again, so a run that was stopped goes on.
+
+Sizes: small (12 objects, 4 styles, 32 pixels: minutes on two cores), large (100 objects, 9 styles, 64 pixels: a GPU).
+"""
+
+import argparse
+import csv
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from razor_fast.config import RazorConfig
+from razor_fast.demo.canvas import Canvas
+from razor_fast.demo.diffusion import canvas_task
+from razor_fast.demo.diffusion_training import Recipe
+from razor_fast.families.diffusion import Drawing
+from razor_fast.methods.razor import unlearn
+
+DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "emoji_styles64.npz"
+METRICS = ("unlearning_accuracy", "in_domain_accuracy", "cross_domain_accuracy")
+TEMPLATES = (
+    "{object} in {style} style",
+    "an emoji of {object} in {style} style",
+    "{style} style {object}",
+    "a {style} picture of {object}",
+    "the emoji {object} drawn in {style} style",
+    "{object}, a {style} emoji",
+    "a small {style} {object}",
+    "{style} drawing of {object}",
+    "an icon of {object} in {style} style",
+)
+
+
+@dataclass(frozen=True)
+class Size:
+    """objects, styles: how many of each. pixels: side of the images. recipe: of training. test: how the report draws."""
+
+    objects: int
+    styles: tuple
+    pixels: int
+    recipe: dict
+    validation: Drawing
+    test: Drawing
+
+
+ALL = (
+    "fluent_3d",
+    "fluent_color",
+    "fluent_flat",
+    "fluent_high_contrast",
+    "noto",
+    "blobmoji",
+    "emojitwo",
+    "emojitwo_bw",
+    "fxemoji",
+)
+SIZES = {
+    "small": Size(
+        12, ("fluent_flat", "fluent_high_contrast", "noto", "emojitwo"), 32,
+        {"vae_channels": (16, 32, 32), "vae_steps": 600, "unet_steps": 900},
+        Drawing(24, 72, 6, 2.0, 32, 48), Drawing(72, 216, 12, 2.0, 32, 48),
+    ),
+    "large": Size(
+        100, ALL, 64,
+        {"width": 128, "text_layers": 4, "text_steps": 3000, "vae_channels": (32, 64, 64), "vae_steps": 6000,
+         "unet_channels": (96, 192, 192), "unet_steps": 30_000, "batch_size": 256, "learning_rate": 5e-4},
+        Drawing(64, 192, 12, 3.0, 64, 128), Drawing(200, 600, 25, 3.0, 64, 128),
+    ),
+}  # fmt: skip
+
+
+def load(path, size):
+    """The Canvas of a size: objects spread evenly over the file, so that their groups mix."""
+    data = np.load(path, allow_pickle=False)
+    styles = [list(data["style_names"]).index(name) for name in size.styles]
+    chosen = np.linspace(0, len(data["object_names"]) - 1, size.objects).round().astype(int)
+    images = data["images"][chosen][:, styles]
+    factor = images.shape[2] // size.pixels
+    images = (
+        images.reshape(*images.shape[:2], size.pixels, factor, size.pixels, factor, 3)
+        .mean(axis=(3, 5))
+        .round()
+        .astype(np.uint8)
+    )
+    words = tuple(str(name).replace("_", " ") for name in size.styles)
+    return Canvas(images, np.arange(size.objects), tuple(map(str, data["object_names"][chosen])), words, TEMPLATES)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=SIZES, default="small")
+    parser.add_argument("--data", type=Path, default=DATA)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--requests", type=int, default=2, help="concepts of each domain")
+    parser.add_argument("--cache", type=Path, default=Path("runs/emoji-weights"))
+    parser.add_argument("--out", type=Path, help="csv, one row a request, seed and model")
+    given = parser.parse_args()
+    if not given.data.is_file():
+        print(f"skipped: {given.data} is not there; give emoji_styles64.npz with --data")
+        return 0
+    size, rows = SIZES[given.size], read(given.out)
+    canvas = load(given.data, size)
+    step = max(1, len(canvas.names) // given.requests)
+    requests = [("style", name) for name in canvas.styles[: given.requests]]
+    requests += [("object", name) for name in canvas.names[::step][: given.requests]]
+    for seed in range(given.seeds):
+        for domain, concept in requests:
+            key = {"size": given.size, "seed": str(seed), "domain": domain, "concept": concept}
+            if not any(all(row[k] == v for k, v in key.items()) for row in rows):
+                rows += [key | row for row in measure(canvas, size, domain, concept, seed, given.cache)]
+                write(given.out, rows)
+            show([row for row in rows if all(row[k] == v for k, v in key.items())])
+    return 0
+
+
+def measure(canvas, size, domain, concept, seed, cache):
+    recipe = Recipe(seed=seed, **size.recipe)
+    drawing = {"validation": size.validation, "test": size.test}
+    task = canvas_task(
+        canvas, domain, concept, recipe, cache, drawing=drawing, images=(48, 144), steps=(600, 300), drift_samples=64,
+        batch_size=32, gradient_batches=2, progress=tell,
+    )  # fmt: skip
+    began = time.perf_counter()
+    found = unlearn(task, RazorConfig(seed=seed, retain_tolerance=0.03, lambda_retain=10.0, lambda_mismatch=10.0))
+    seconds = time.perf_counter() - began
+    share = found.edit.summary()["share"] if found.edit is not None else 0.0
+    columns = {
+        "original": found.metrics["test"]["before"],
+        "unlearned": found.metrics["test"]["after"],
+        "retrained": task.on(task.reference).evaluate("test"),
+    }
+    return [
+        {
+            "model": model,
+            "outcome": found.outcome,
+            "share_edited": share,
+            "seconds": seconds,
+            **{m: metrics[m] for m in METRICS},
+        }
+        for model, metrics in columns.items()
+    ]
+
+
+def tell(what, done, total, loss):
+    if done == total:
+        print(f"trained {what}: loss {loss.item():.4f}", file=sys.stderr)
+
+
+def show(rows):
+    for row in rows:
+        values = ", ".join(f"{name} {float(row[name]):.4f}" for name in METRICS)
+        print(f"{row['domain']} {row['concept']}, seed {row['seed']}, {row['model']}: {values} ({row['outcome']})")
+
+
+def read(path):
+    if path is None or not path.is_file():
+        return []
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def write(path, rows):
+    if path is None:
+        return
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
