@@ -16,6 +16,7 @@ from ..families.diffusion_loading import check_pipeline, load_pipeline
 from ..families.diffusion_parts import editable_part
 from ..families.diffusion_prompts import Prompts, read_prompts
 from ..families.image_classifier import timm_classifier, train_classifier
+from ..families.image_quality import ImageQuality
 from ..families.loading import choose_device
 from ..run_config import DiffusionRunConfig
 from ..units import find_units
@@ -90,6 +91,10 @@ def build_task(config: DiffusionRunConfig, prompts: Prompts, images) -> Diffusio
     if config.reference is not None:
         section = config.reference
         reference = load_pipeline(section.folder, precision=section.precision, device=section.device)
+    drawn = config.evaluation
+    quality = None
+    if drawn.fid_weights or drawn.clip_folder:
+        quality = ImageQuality(drawn.fid_weights, drawn.clip_folder, device=choose_device(config.model.device))
     task = config.task
     if images is not None:
         most = {"forget": config.data.max_forget, "retain": config.data.max_retain}
@@ -98,7 +103,8 @@ def build_task(config: DiffusionRunConfig, prompts: Prompts, images) -> Diffusio
         pipeline, prompts, classifiers=classifiers, images=images, train_images=(task.drawn_forget, task.drawn_retain),
         align_weight=task.align_weight, noise_weight=task.noise_weight, drawing=_drawing(config.evaluation),
         drift_samples=task.drift_samples, batch_size=task.batch_size, gradient_batches=task.gradient_batches,
-        autocast=task.autocast, gradient_checkpointing=task.gradient_checkpointing, reference=reference, seed=config.seed,
+        autocast=task.autocast, gradient_checkpointing=task.gradient_checkpointing, reference=reference, quality=quality,
+        seed=config.seed,
     )  # fmt: skip
 
 

@@ -52,7 +52,7 @@ class ClipAdapter:
         images = images.to(self.device, self.dtype)
         if self.kind == "open_clip":
             return F.normalize(self.model.encode_image(images).float(), dim=-1)
-        return F.normalize(_pooled(self.model.get_image_features(pixel_values=images)).float(), dim=-1)
+        return F.normalize(pooled(self.model.get_image_features(pixel_values=images)).float(), dim=-1)
 
     def encode_texts(self, tokens, attention_mask=None):
         """tokens int64 [B, L] -> unit features [B, E]. Equal rows are encoded once."""
@@ -68,7 +68,7 @@ class ClipAdapter:
             features = self.model.encode_text(rows)
         else:
             mask = attention_mask.to(self.device) if self.takes_mask and attention_mask is not None else None
-            features = _pooled(self.model.get_text_features(input_ids=rows, attention_mask=mask))
+            features = pooled(self.model.get_text_features(input_ids=rows, attention_mask=mask))
         features = F.normalize(features.float(), dim=-1)
         return features if inverse is None else features[inverse.to(self.device)]
 
@@ -77,6 +77,6 @@ class ClipAdapter:
         return self.model.logit_scale.exp().float()
 
 
-def _pooled(output):
+def pooled(output):
     """transformers 5 returns an output object where 4 returned the features."""
     return output if isinstance(output, torch.Tensor) else output.pooler_output

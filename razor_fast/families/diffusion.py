@@ -17,7 +17,7 @@ from ..errors import ConceptError, ConfigError, NonFiniteError
 from ..evaluation.canvas import canvas_metrics
 from ..memory import memory_advice
 from ..threads import fixed_threads
-from .diffusion_data import frozen_predictions, training_latents
+from .diffusion_data import frozen_predictions, pixels, retained, training_latents
 from .diffusion_generation import generate
 from .diffusion_model import adapter_for
 from .diffusion_noise import noise_process, stratified
@@ -68,6 +68,7 @@ class DiffusionTask:
     drawing: {"validation" | "test": Drawing}. drift_samples: places at which drift from the frozen model is measured.
     batch_size: of a micro-batch; gradient_batches: micro-batches of each side per round. autocast: "bf16" or "fp16" computes
     in mixed precision. gradient_checkpointing: of the denoiser. reference: a pipeline that never saw the concept.
+    quality: image_quality.ImageQuality, measured on the retained test images; its FID needs `images`.
 
     Latents, text embeddings and the frozen model's predictions are cached here, so build the task before the model is edited;
     no second copy of the weights is kept. Everything is put into evaluation mode, and the VAE is frozen.
@@ -95,6 +96,7 @@ class DiffusionTask:
         autocast=None,
         gradient_checkpointing=False,
         reference=None,
+        quality=None,
         seed=0,
     ):
         if min(align_weight, noise_weight) < 0 or not align_weight + noise_weight:
@@ -110,7 +112,7 @@ class DiffusionTask:
         self.batch_size, self.gradient_batches, self.autocast = batch_size, gradient_batches, autocast
         self.align_weight, self.noise_weight = align_weight, noise_weight
         self.default_tolerances = {}
-        self.reference = reference
+        self.reference, self.quality, self.real = reference, quality, None
         self.classifiers = self._check_classifiers(classifiers)
         self.retain_metrics = ("in_domain_accuracy",)
         if prompts.other in self.classifiers:
@@ -155,6 +157,9 @@ class DiffusionTask:
     @_fixed
     def _freeze(self, images, train_images, drift_samples):
         seeds = SEEDS["train"] + 1_000_000 * self.seed
+        if self.quality is not None and images is not None:
+            size = self.drawing["test"].size or self.adapter.default_size
+            self.real = torch.stack([pixels(sample, size) for sample in retained(images)])
         self.latents, self.captions = training_latents(
             self.adapter, self.texts, self.prompts, images, train_images, self.drawing["validation"], seeds
         )
@@ -279,6 +284,8 @@ class DiffusionTask:
             own.index([p.of(self.prompts.domain) for p in kept]),
             *cross,
         )
+        if self.quality is not None and part == "test":
+            found.update(self.quality(retain, [p.text for p in kept], self.real))
         return found, drawn, prompts
 
     def draw(self, part):

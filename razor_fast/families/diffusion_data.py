@@ -8,7 +8,7 @@ from ..errors import ConfigError, NonFiniteError
 from .diffusion_generation import generate_latents
 from .diffusion_noise import stratified
 
-__all__ = ["Drift", "frozen_predictions", "pixels", "training_latents"]
+__all__ = ["Drift", "frozen_predictions", "pixels", "retained", "training_latents"]
 
 
 @dataclass
@@ -63,6 +63,11 @@ def _encode(adapter, samples, size, batch_size=16):
         chunk = torch.stack([pixels(samples[i], size) for i in range(start, min(start + batch_size, len(samples)))])
         found.append(adapter.encode_images(chunk))
     return torch.cat(found)
+
+
+def retained(images):
+    """The retain images of data.Parts (its train part) or of a mapping."""
+    return images.retain.train if hasattr(images, "retain") else images["retain"]
 
 
 def pixels(sample, size):

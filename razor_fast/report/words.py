@@ -26,6 +26,13 @@ TERMS = {
         label="Cross-domain retain accuracy (CRA)", direction="up", kind="share",
         explanation="The same images, judged in the other domain: objects where a style is forgotten, styles where an object "
         "is."),
+    "fid": Term(
+        label="FID", direction="down", kind="number",
+        explanation="Fr\u00e9chet Inception Distance between images drawn for what is kept and real ones. It should stay "
+        "where it was."),
+    "clip_score": Term(
+        label="CLIPScore", direction="up", kind="number",
+        explanation="How well images drawn for what is kept fit their prompts, from 0 to 100. It should stay where it was."),
     "retain_accuracy": Term(
         label="Retain accuracy", direction="up", kind="share",
         explanation="Share of images of everything else that the model names correctly. It should stay where it was."),

@@ -65,6 +65,10 @@ class EvaluationSection(Section):
     guidance: float = Field(7.5, ge=0, description="classifier-free guidance scale (FLUX: its guidance input)")
     size: int | None = Field(None, ge=8, description="side of an image in pixels; default: the pipeline's own")
     batch_size: int = Field(8, ge=1, description="images drawn at once; the images do not depend on it")
+    fid_weights: Name | None = Field(
+        None, description="Inception-v3's weights, a file: the report then holds FID against the retain images of data"
+    )
+    clip_folder: Name | None = Field(None, description="folder of a transformers CLIP: the report then holds CLIPScore")
     validation: DrawingSection = Field(default_factory=DrawingSection, description="in the search, at every probe")
     test: DrawingSection = Field(default_factory=DrawingSection, description="in the report")
 
@@ -135,6 +139,8 @@ class DiffusionRunConfig(Run):
     def _fitting(self):
         if self.prompts is not None and self.templates is not None:
             raise ValueError("give either templates or prompts (a csv), not both")
+        if self.evaluation.fid_weights and self.data is None:
+            raise ValueError("evaluation.fid_weights: FID compares with real images, so give data")
         own = self.objects if self.domain == "object" else self.styles
         if self.prompts is None and len(own) < 2:
             raise ValueError(f"{self.domain}s: name the concept and at least one other {self.domain} to keep")

@@ -21,6 +21,7 @@ PATHS = {
     "source": ("path", "root"),
     "run": ("output", "prompts"),
     "classifier": ("checkpoint",),
+    "evaluation": ("fid_weights", "clip_folder"),
 }
 PATHS_OR_NAMES = {"model": ("name", "pretrained")}
 LISTS_OR_FILES = {
@@ -146,9 +147,9 @@ def resolve_paths(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
         return values
 
     tree = section(tree, "run")
-    for name in ("model", "reference"):
+    for name, kind in (("model", "model"), ("reference", "model"), ("evaluation", "evaluation")):
         if name in tree:
-            tree[name] = section(tree[name], "model")
+            tree[name] = section(tree[name], kind)
     if isinstance(tree.get("classifiers"), dict):
         tree["classifiers"] = {name: section(value, "classifier") for name, value in tree["classifiers"].items()}
     data = tree.get("data")
