@@ -230,6 +230,30 @@ def test_an_interrupted_generation_leaves_the_last_accepted_state(monkeypatch, t
     assert unlearn(task, config, run_directory=tmp_path / "run").totals["rounds"] == 1
 
 
+def test_an_interrupted_start_goes_on_from_the_images_it_kept(monkeypatch, tmp_path):
+    whole = make_task(make_pipeline("sd"))
+    original, drawn = type(whole.pipeline).__call__, []
+
+    def counted(self, **options):
+        if len(drawn) == 1 and not resumed:
+            raise KeyboardInterrupt
+        drawn.append(len(options["prompt_embeds"]))
+        return original(self, **options)
+
+    monkeypatch.setattr(type(whole.pipeline), "__call__", counted)
+    drawing, resumed = {part: Drawing(2, 4, 2, 3.0, 16, 2) for part in SMALL}, False
+    with pytest.raises(KeyboardInterrupt):
+        make_task(make_pipeline("sd"), keep=tmp_path, drawing=drawing)
+    assert len(list(tmp_path.iterdir())) == 2  # one batch of two
+    resumed = True
+    task = make_task(make_pipeline("sd"), keep=tmp_path, drawing=drawing)
+    assert sum(drawn) == 3 + 4 and len(list(tmp_path.iterdir())) == 7
+    for side in ("forget", "retain"):
+        torch.testing.assert_close(task.latents[side], whole.latents[side], rtol=1e-4, atol=1e-4)
+    make_task(make_pipeline("sd", seed=1), keep=tmp_path, drawing=drawing)
+    assert len(list(tmp_path.iterdir())) == 14  # another model draws its own
+
+
 def test_a_safety_checker_is_set_aside_while_drawing_and_put_back():
     pipeline = make_pipeline("sd")
     pipeline.safety_checker = torch.nn.Linear(1, 1)  # a call of it would fail

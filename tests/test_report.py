@@ -567,3 +567,23 @@ def test_the_page_of_documentation_names_every_field():
     text = (Path(__file__).resolve().parents[1] / "docs" / "report.md").read_text(encoding="utf-8")
     missing = [name for name in ReportData.model_fields if not re.search(rf"\b{name}\b", text)]
     assert not missing
+
+
+def picture(shade):
+    return png_data_uri(np.full((4, 4, 3), shade, np.uint8))
+
+
+def test_pictures_stand_side_by_side_in_the_columns_order():
+    drawn = [
+        {"prompt": HOSTILE, "side": "forget", "images": {"unlearned": picture(9), "original": picture(1)}},
+        {"prompt": "a dog in ink", "side": "retain", "images": {"original": picture(2)}},
+    ]
+    text = report_html(sample(pictures=drawn, **NO_FIGURES))
+    page = Page(text)
+    assert text.index(picture(1)) < text.index(picture(9)) < text.index(picture(2))
+    assert ("h2", "Before and after") in page.headings and "script" not in page.tags
+    assert ("img", "alt", "Original: a dog in ink") in page.attributes
+    assert "Of images drawn for" in page.text and "still show it" in page.text
+    assert "Rows are the classes asked for" in Page(report_html(sample(pictures=drawn))).text
+    with pytest.raises(ConfigError, match="pictures.0.images"):
+        sample(pictures=[{"prompt": "x", "side": "forget", "images": {"original": "https://example.org/x.png"}}])

@@ -101,6 +101,7 @@ def build_task(config: DiffusionRunConfig, prompts: Prompts, images) -> Diffusio
         images = {side: list(samples)[: most[side]] for side, samples in images.items()}
     return DiffusionTask(
         pipeline, prompts, classifiers=classifiers, images=images, train_images=(task.drawn_forget, task.drawn_retain),
+        keep=task.keep_drawn,
         align_weight=task.align_weight, noise_weight=task.noise_weight, drawing=_drawing(config.evaluation),
         drift_samples=task.drift_samples, batch_size=task.batch_size, gradient_batches=task.gradient_batches,
         autocast=task.autocast, gradient_checkpointing=task.gradient_checkpointing, reference=reference, quality=quality,

@@ -63,7 +63,8 @@ class DiffusionTask:
     pipeline: a loaded DiffusionPipeline of a supported kind (diffusion_model.py). prompts: diffusion_prompts.Prompts.
     classifiers: {"object" | "style": image_classifier.ImageClassifier} of every domain the prompts name.
     images: data.Parts or {"forget" | "retain": SampleSet}: captioned images to train on; None: the pipeline draws its own,
-    `train_images` of each side, from train prompts, before it is edited.
+    `train_images` of each side, from train prompts, before it is edited; `keep`: a folder where these are kept, so that an
+    interrupted start goes on.
     align_weight, noise_weight: of the two forget losses, text-encoder alignment and noise prediction; zero leaves one out.
     drawing: {"validation" | "test": Drawing}. drift_samples: places at which drift from the frozen model is measured.
     batch_size: of a micro-batch; gradient_batches: micro-batches of each side per round. autocast: "bf16" or "fp16" computes
@@ -87,6 +88,7 @@ class DiffusionTask:
         classifiers,
         images=None,
         train_images=(16, 48),
+        keep=None,
         align_weight=1.0,
         noise_weight=1.0,
         drawing=None,
@@ -128,7 +130,7 @@ class DiffusionTask:
                 getattr(self.model, name).requires_grad_(False)
         if gradient_checkpointing:
             self.adapter.denoising_module.enable_gradient_checkpointing()
-        self._freeze(images, train_images, drift_samples)
+        self._freeze(images, train_images, keep, drift_samples)
 
     @classmethod
     def from_pretrained(cls, folder, prompts, *, precision="fp32", device="auto", **options):
@@ -155,13 +157,13 @@ class DiffusionTask:
         return {d: classifiers[d] for d in domains}
 
     @_fixed
-    def _freeze(self, images, train_images, drift_samples):
+    def _freeze(self, images, train_images, keep, drift_samples):
         seeds = SEEDS["train"] + 1_000_000 * self.seed
         if self.quality is not None and images is not None:
             size = self.drawing["test"].size or self.adapter.default_size
             self.real = torch.stack([pixels(sample, size) for sample in retained(images)])
         self.latents, self.captions = training_latents(
-            self.adapter, self.texts, self.prompts, images, train_images, self.drawing["validation"], seeds
+            self.adapter, self.texts, self.prompts, images, train_images, self.drawing["validation"], seeds, keep
         )
         side = self.latents["retain"].shape[-2:]
         patch = getattr(self.adapter.denoising_module.config, "patch_size", None) or 2

@@ -22,11 +22,11 @@ class Drift:
     predictions: torch.Tensor | None = None
 
 
-def training_latents(adapter, texts, prompts, images, counts, drawing, first_seed):
+def training_latents(adapter, texts, prompts, images, counts, drawing, first_seed, keep=None):
     """({"forget" | "retain": latents [N, C, h, w]}, {side: captions}): from images, or drawn by the pipeline itself.
 
     images: data.Parts (its train parts are used), {"forget", "retain": SampleSet}, or None. counts: (forget, retain) images to
-    draw. Raises NonFiniteError where the VAE or the pipeline overflows.
+    draw, kept in the folder `keep`. Raises NonFiniteError where the VAE or the pipeline overflows.
     """
     if images is not None and hasattr(images, "forget"):
         images = {"forget": images.forget.train, "retain": images.retain.train}
@@ -42,7 +42,7 @@ def training_latents(adapter, texts, prompts, images, counts, drawing, first_see
             seeds = [first_seed + 100_000 * number + i for i in range(count)]
             latents[side] = generate_latents(
                 adapter, texts, captions[side], seeds, steps=drawing.steps, guidance=drawing.guidance, size=drawing.size,
-                batch_size=drawing.batch_size,
+                batch_size=drawing.batch_size, keep=keep,
             )  # fmt: skip
         latents[side] = latents[side].float()
         if not torch.isfinite(latents[side]).all():

@@ -1,11 +1,18 @@
 """Images from a pipeline, the same for any batch size as far as torch allows: every image has a generator of its own.
 
-images = generate(adapter, texts, prompts, seeds, steps=20, guidance=7.5)      # float [N, 3, H, W] in [0, 1], on the CPU
+    images = generate(adapter, texts, prompts, seeds, steps=20, guidance=7.5)
+
+Images are drawn by the pipeline's own call. What was drawn to train on can be kept on disk, batch by batch.
 """
 
-import torch
+from pathlib import Path
 
+import torch
+from safetensors.torch import load_file, save_file
+
+from ..atomic import atomic_files
 from ..errors import ConfigError
+from ..fingerprint import fingerprint, hash_text
 from ..memory import memory_advice
 
 __all__ = ["generate", "generate_latents"]
@@ -21,9 +28,28 @@ def generate(adapter, texts, prompts, seeds, *, steps, guidance, size=None, batc
     return torch.cat(list(_batches(adapter, texts, prompts, seeds, steps, guidance, size, batch_size, "pt")))
 
 
-def generate_latents(adapter, texts, prompts, seeds, *, steps, guidance, size=None, batch_size=8):
-    """The same images before the VAE decodes them: scaled latents [N, C, h, w], on the pipeline's device."""
-    return torch.cat(list(_batches(adapter, texts, prompts, seeds, steps, guidance, size, batch_size, "latent")))
+def generate_latents(adapter, texts, prompts, seeds, *, steps, guidance, size=None, batch_size=8, keep=None):
+    """The same images before the VAE decodes them: scaled latents [N, C, h, w], on the pipeline's device.
+
+    keep: folder where each image's latent is written as soon as its batch is drawn, under a hash of the model, its prompt and
+    all that decides it; what is found there is not drawn again, so an interrupted run goes on.
+    """
+    options = (steps, guidance, size)
+    if keep is None:
+        return torch.cat(list(_batches(adapter, texts, prompts, seeds, *options, batch_size, "latent")))
+    keep = Path(keep)
+    keep.mkdir(parents=True, exist_ok=True)
+    model = fingerprint(adapter.model).model
+    files = [keep / f"{hash_text(repr((model, p, s, options)))[:32]}.safetensors" for p, s in zip(prompts, seeds)]
+    missing = [i for i, file in enumerate(files) if not file.exists()]
+    if missing:
+        wanted = [prompts[i] for i in missing], [seeds[i] for i in missing]
+        place = iter(missing)
+        for batch in _batches(adapter, texts, *wanted, *options, batch_size, "latent"):
+            for latent in batch:
+                with atomic_files(files[next(place)], overwrite=True) as (temporary,):
+                    save_file({"latent": latent.contiguous().cpu()}, temporary)
+    return torch.stack([load_file(file)["latent"] for file in files]).to(adapter.device)
 
 
 @torch.no_grad()

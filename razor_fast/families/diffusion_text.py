@@ -1,7 +1,9 @@
 """Text embeddings of a pipeline, encoded once for as long as the text encoders stay as they are.
 
-texts = TextCache(adapter)
-conditioning = texts(["a cat", "a dog"])        # families.diffusion_model.Conditioning
+    texts = TextCache(adapter)
+    conditioning = texts(["a cat", "a dog"])
+
+What comes back is a families.diffusion_model.Conditioning.
 """
 
 import torch

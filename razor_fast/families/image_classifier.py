@@ -1,7 +1,9 @@
 """Classifiers of generated images: a timm checkpoint that the user has, or a small network trained on the spot.
 
-classifier = train_classifier(images, labels, classes)        # or timm_classifier(name, checkpoint, classes)
-scores = classifier.scores(images)                             # [N, C] on the CPU
+    classifier = train_classifier(images, labels, classes)
+    scores = classifier.scores(images)
+
+Scores are logits [N, C] on the CPU; metrics are made of them in evaluation/canvas.py.
 """
 
 from pathlib import Path

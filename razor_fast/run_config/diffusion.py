@@ -88,6 +88,9 @@ class DiffusionTaskSection(Section):
         16, ge=1, description="without data: images of the concept that the pipeline draws to train on"
     )
     drawn_retain: int = Field(48, ge=1, description="without data: other images that the pipeline draws to train on")
+    keep_drawn: Name | None = Field(
+        None, description="folder for what the pipeline draws to train on: an interrupted start then goes on"
+    )
     drift_samples: int = Field(32, ge=1, description="places at which drift from the frozen model is measured")
     autocast: Literal["bf16", "fp16"] | None = Field(None, description="mixed precision, beside fp32 weights")
     gradient_checkpointing: bool = Field(False, description="of the denoiser: less memory, a third more time")

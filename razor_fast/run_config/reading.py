@@ -22,6 +22,7 @@ PATHS = {
     "run": ("output", "prompts"),
     "classifier": ("checkpoint",),
     "evaluation": ("fid_weights", "clip_folder"),
+    "task": ("keep_drawn",),
 }
 PATHS_OR_NAMES = {"model": ("name", "pretrained")}
 LISTS_OR_FILES = {
@@ -147,7 +148,7 @@ def resolve_paths(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
         return values
 
     tree = section(tree, "run")
-    for name, kind in (("model", "model"), ("reference", "model"), ("evaluation", "evaluation")):
+    for name, kind in (("model", "model"), ("reference", "model"), ("evaluation", "evaluation"), ("task", "task")):
         if name in tree:
             tree[name] = section(tree[name], kind)
     if isinstance(tree.get("classifiers"), dict):
