@@ -586,4 +586,4 @@ def test_pictures_stand_side_by_side_in_the_columns_order():
     assert "Of images drawn for" in page.text and "still show it" in page.text
     assert "Rows are the classes asked for" in Page(report_html(sample(pictures=drawn))).text
     with pytest.raises(ConfigError, match="pictures.0.images"):
-        sample(pictures=[{"prompt": "x", "side": "forget", "images": {"original": "https://example.org/x.png"}}])
+        ReportData(**sample(pictures=[{"prompt": "x", "side": "forget", "images": {"original": "https://x.org/x.png"}}]))
