@@ -2,13 +2,15 @@
 #   make demo         train a CLIP on real digits, make it forget sevens, open runs/demo-clip/report.html
 #   make test         the tests (pytest)            make lint       ruff
 #   make bench        time the operators, draw them make gpu-check OUT=folder    all that needs a GPU, in one go
-#   make demo-seeds   the demo's bars, mean of three seeds
+#   make demo-diffusion                             the same with a small Stable Diffusion
+#   make demo-seeds   the demos' bars, mean of three seeds
 #   make results      docs/results.md and README's figures from benchmarks/results
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= runs/demo-clip
+DEMO_DIFFUSION ?= runs/demo-diffusion
 BENCH ?= runs/benchmarks
 STAMPS := $(VENV)/.stamps
 
@@ -17,14 +19,18 @@ export OMP_WAIT_POLICY ?= passive
 
 NATIVE := setup.py $(wildcard csrc/*.* csrc/*/*.*)
 
-.PHONY: demo demo-seeds test bench results lint gpu-check clean
+.PHONY: demo demo-diffusion demo-seeds test bench results lint gpu-check clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMPS)/installed
 	$(BIN)/razor-fast demo clip --output $(DEMO)
 
+demo-diffusion: $(STAMPS)/installed
+	$(BIN)/razor-fast demo diffusion --output $(DEMO_DIFFUSION)
+
 demo-seeds: $(STAMPS)/installed
 	$(BIN)/python -m benchmarks.quality.demo_clip
+	$(BIN)/python -m benchmarks.quality.demo_diffusion
 
 test: $(STAMPS)/installed
 	$(BIN)/pytest

@@ -41,6 +41,10 @@ TEMPLATES = (
 )
 
 
+CONFIG = {"retain_tolerance": 0.03, "lambda_retain": 10.0, "lambda_mismatch": 30.0}
+CLASSIFIER_STEPS = (600, 300)
+
+
 @dataclass(frozen=True)
 class Size:
     """objects, styles: how many of each. pixels: side of the images. recipe: of training. test: how the report draws."""
@@ -127,11 +131,11 @@ def measure(canvas, size, domain, concept, seed, cache):
     recipe = Recipe(seed=seed, **size.recipe)
     drawing = {"validation": size.validation, "test": size.test}
     task = canvas_task(
-        canvas, domain, concept, recipe, cache, drawing=drawing, images=(48, 144), steps=(600, 300), drift_samples=64,
-        batch_size=32, gradient_batches=2, progress=tell,
+        canvas, domain, concept, recipe, cache, drawing=drawing, images=(48, 144), steps=CLASSIFIER_STEPS, drift_samples=128,
+        batch_size=32, gradient_batches=4, progress=tell,
     )  # fmt: skip
     began = time.perf_counter()
-    found = unlearn(task, RazorConfig(seed=seed, retain_tolerance=0.03, lambda_retain=10.0, lambda_mismatch=10.0))
+    found = unlearn(task, RazorConfig(seed=seed, **CONFIG))
     seconds = time.perf_counter() - began
     share = found.edit.summary()["share"] if found.edit is not None else 0.0
     columns = {

@@ -25,7 +25,7 @@ from .digits import NAMES
 
 __all__ = ["canvas_task", "demo_config", "demo_task", "domain_of", "run_demo"]
 
-DRAWING = {"validation": Drawing(32, 96, 5, 2.0, 16, 64), "test": Drawing(96, 288, 10, 2.0, 16, 96)}
+DRAWING = {"validation": Drawing(64, 160, 6, 2.0, 16, 112), "test": Drawing(96, 288, 6, 2.0, 16, 96)}
 TRAIN_SHARE = 0.7
 
 
@@ -41,8 +41,11 @@ def domain_of(forget):
 
 
 def demo_config(seed=0):
-    """The demo's RazorConfig: a drop of 3 points is tolerated on validation, and keeping weighs as much as forgetting."""
-    return RazorConfig(seed=seed, retain_tolerance=0.03, lambda_retain=10.0, lambda_mismatch=10.0)
+    """The demo's RazorConfig. A drop of 2.5 points is tolerated on validation, 4 of its 160 images.
+
+    Prediction losses have small gradients beside the alignment's: the weights bring what must be kept up to them.
+    """
+    return RazorConfig(seed=seed, retain_tolerance=0.025, lambda_retain=10.0, lambda_mismatch=30.0)
 
 
 def demo_task(forget, seed, cache, progress=None):
@@ -56,7 +59,7 @@ def demo_task(forget, seed, cache, progress=None):
     canvas = canvas.rows(order[: int(TRAIN_SHARE * len(order))])
     return canvas_task(
         canvas, domain, forget, Recipe(seed=seed), cache, drawing=DRAWING, images=(64, 192), steps=(500, 100), progress=progress,
-        drift_samples=64, batch_size=32, gradient_batches=2,
+        drift_samples=128, batch_size=32, gradient_batches=4,
     )  # fmt: skip
 
 
