@@ -9,6 +9,10 @@ import torch  # noqa: E402
 
 
 def pytest_collection_modifyitems(items):
+    if os.environ.get("RAZOR_FAST_QUALITY") != "1":
+        for item in items:
+            if item.get_closest_marker("quality"):
+                item.add_marker(pytest.mark.skip(reason="trains a demo in full; RAZOR_FAST_QUALITY=1 runs it"))
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):

@@ -1,4 +1,4 @@
-"""The diffusion demo's path with a pipeline trained for a few steps; its quality is a benchmark and the slow test here."""
+"""The diffusion demo's path with a pipeline trained for a few steps; its quality is a benchmark and the quality test here."""
 
 import io
 import json
@@ -124,7 +124,7 @@ def test_a_word_that_is_neither_is_refused_before_training(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-@pytest.mark.slow
+@pytest.mark.quality
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("forget", ["seven", "outline"])
 def test_the_demo_forgets_and_keeps_the_rest(tmp_path_factory, forget):
