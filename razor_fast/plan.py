@@ -19,7 +19,7 @@ try:
 except ImportError:  # the reason is kept by _register, which owns the report
     _compiled_tables = None
 
-DEFAULT_TILE_ELEMENTS = 32768
+DEFAULT_TILE_ELEMENTS = 131072  # long enough runs for the prefetchers of a CPU, enough programs for a GPU
 TILE_COLUMNS = ("parameter", "row", "rows", "column", "columns", "unit", "offset", "stride")
 SLICE_COLUMNS = ("unit", "parameter", "row", "rows", "column", "columns", "offset")
 
