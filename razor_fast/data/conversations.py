@@ -1,0 +1,238 @@
+"""Questions about images with their answers, as vision-language models are asked them, and where they are read from.
+
+    questions = read_questions("forget.jsonl", root="images")     # LLaVA's format; or a csv, or a saved data set
+    parts = question_parts(forget, retain, neutral, seed=0)
+
+Every answered turn of a conversation becomes one Question, with the turns before it as its history.
+May call: samples, tables, huggingface, reports, extras.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from ..errors import DataError
+from .extras import require
+from .huggingface import IMAGE_COLUMNS
+from .huggingface import _load as load_row
+from .images import decode_image
+from .reports import DEFAULT_MAX_BAD_SHARE, SourceReport
+from .samples import Sample
+from .sources import clean_caption
+from .tables import IMAGE_NAMES, TableSource, _json_rows, pick_column
+
+__all__ = ["Question", "read_questions", "turns_of"]
+
+IMAGE_MARK = "<image>"
+SPEAKERS = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
+FORMATS = ("llava", "csv", "huggingface")
+Turns = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """One question about an image, with its right answer.
+
+    image: a Sample, whose caption (or "") names the image for losses on captions. history: earlier (question, answer)
+    turns of the same conversation.
+    """
+
+    image: Sample
+    question: str
+    answer: str
+    key: str = ""
+    history: Turns = ()
+
+    @property
+    def identity(self) -> tuple:
+        """Equal for the same question about the same pixels."""
+        return self.image.image_hash, self.history, self.question
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256(repr((*self.identity, self.answer, self.image.caption)).encode()).hexdigest()
+
+
+def read_questions(
+    path,
+    *,
+    format: str | None = None,
+    root=None,
+    split: str | None = None,
+    image_key: str | None = None,
+    question_key: str | None = None,
+    answer_key: str | None = None,
+    caption_key: str | None = None,
+    name: str | None = None,
+    max_bad_share: float = DEFAULT_MAX_BAD_SHARE,
+) -> list[Question]:
+    """All questions of a source, in its order.
+
+    format: "llava" (.json or .jsonl: {"id", "image", "conversations": [{"from", "value"}, ...]}, optionally "caption"),
+    "csv" (columns image, question, answer, optionally caption; .csv or .tsv), "huggingface" (a folder of save_to_disk,
+    with a column of images and either conversations or question and answer). None: found from the path.
+    root: folder that image files start at; default: that of the file.
+
+    Raises DataError for a missing path or column, and where more than `max_bad_share` of the conversations cannot be used: no
+    answer, no question, an unreadable image, several images.
+    """
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder; expected questions as .json, .jsonl, .csv, .tsv or a saved data set")
+    format = format or _find_format(path)
+    if format not in FORMATS:
+        raise DataError(f"unknown format {format!r} of questions; accepted: {', '.join(FORMATS)}")
+    report = SourceReport(name or path.name, format)
+    keys = (image_key, question_key, answer_key, caption_key)
+    if format == "huggingface":
+        rows = _saved_rows(path, split, report.source, *keys)
+    elif format == "csv":
+        rows = _table_rows(path, root, report.source, *keys)
+    else:
+        rows = _llava_rows(path, root, report.source)
+    found: list[Question] = []
+    for key, row in rows:
+        try:
+            if isinstance(row, str):
+                raise DataError(row)
+            image, turns, caption = row
+            turns = turns_of(turns)
+            sample = Sample(None, clean_caption(caption), None, key, load=image)
+            _ = sample.image_hash  # decodes once: proves the image readable and gives the hash for later
+        except DataError as error:
+            report.bad.append((key, str(error)))
+            continue
+        report.good += 1
+        for place, (question, answer) in enumerate(turns):
+            found.append(Question(sample, question, answer, key if len(turns) == 1 else f"{key}/{place}", turns[:place]))
+    report.check(max_bad_share)
+    return found
+
+
+def turns_of(conversation) -> Turns:
+    """(question, answer) pairs of a conversation in LLaVA's form, or a list of such pairs as it is.
+
+    The mark of the image is taken out: a chat template of the model puts its own. Raises DataError where speakers do not
+    take turns, a question or an answer is missing, or more than one image is shown.
+    """
+    if isinstance(conversation, tuple):
+        pairs = conversation
+    else:
+        pairs = _pairs(conversation)
+    if not pairs:
+        raise DataError("the conversation is empty")
+    if sum(question.count(IMAGE_MARK) for question, _ in pairs) > 1:
+        raise DataError("the conversation shows several images; one image a conversation is supported")
+    cleaned = tuple((question.replace(IMAGE_MARK, "").strip(), answer.strip()) for question, answer in pairs)
+    for question, answer in cleaned:
+        if not question:
+            raise DataError("a turn has no question")
+        if not answer:
+            raise DataError(f"the question {question[:60]!r} has no answer")
+    return cleaned
+
+
+def _pairs(conversation):
+    if not isinstance(conversation, list) or not all(isinstance(turn, dict) for turn in conversation):
+        raise DataError('no conversation; expected a list of {"from": "human" or "gpt", "value": text}')
+    said = [(SPEAKERS.get(turn.get("from", turn.get("role"))), turn.get("value", turn.get("content"))) for turn in conversation]
+    if said and said[0][0] is None and (conversation[0].get("from") or conversation[0].get("role")) == "system":
+        said = said[1:]  # the model's chat template has its own
+    if len(said) % 2:
+        raise DataError("the conversation ends without an answer")
+    pairs = []
+    for (asker, question), (teller, answer) in zip(said[::2], said[1::2]):
+        if (asker, teller) != ("user", "assistant") or not isinstance(question, str) or not isinstance(answer, str):
+            raise DataError("human and gpt do not take turns, each with a text, in the conversation")
+        pairs.append((question, answer))
+    return tuple(pairs)
+
+
+def _find_format(path: Path) -> str:
+    if path.is_dir():
+        return "huggingface"
+    suffix = path.suffix.lower()
+    if suffix in (".csv", ".tsv"):
+        return "csv"
+    if suffix in (".json", ".jsonl"):
+        return "llava"
+    raise DataError(f"{path}: questions are read from .json, .jsonl, .csv, .tsv or a folder of save_to_disk")
+
+
+def _llava_rows(path: Path, root, name) -> Iterator[tuple[str, object]]:
+    root = path.parent if root is None else Path(root).expanduser()
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        if path.suffix.lower() == ".json":
+            entries = json.loads(text)
+            if not isinstance(entries, list):
+                raise ValueError("it holds no list")
+            numbered: Iterable = enumerate(entries, 1)
+        else:
+            numbered = _json_rows(text.splitlines())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{name}: not readable as LLaVA's conversations ({error})") from None
+    for number, entry in numbered:
+        key = f"{name}:{number}"
+        if not isinstance(entry, dict):
+            yield key, entry if isinstance(entry, str) else "not a JSON object"
+            continue
+        key = f"{key}/{entry['id']}" if entry.get("id") not in (None, "") else key
+        image = entry.get("image")
+        if not isinstance(image, str) or not image.strip():
+            yield key, "no image; expected the name of an image file"
+            continue
+        yield key, (partial(decode_image, root / image), entry.get("conversations"), entry.get("caption"))
+
+
+def _table_rows(path: Path, root, name, image_key, question_key, answer_key, caption_key):
+    # A TableSource knows csv's dialects; its columns are other ones.
+    table = TableSource.__new__(TableSource)
+    table.path, table.name, table.separator = path, name, None
+    columns = table._columns()
+    image_key = pick_column(image_key, IMAGE_NAMES, columns, "image", name)
+    question_key = pick_column(question_key, ("question",), columns, "question", name)
+    answer_key = pick_column(answer_key, ("answer",), columns, "answer", name)
+    caption_key = pick_column(caption_key, ("caption",), columns, "caption", name, required=False)
+    root = path.parent if root is None else Path(root).expanduser()
+    for number, row in table._rows():
+        file = clean_caption(row.get(image_key))
+        key = f"{name}:{number}" + (f"/{file}" if file else "")
+        if not file:
+            yield key, f"no file in column {image_key!r}"
+            continue
+        turn = (clean_caption(row.get(question_key)), clean_caption(row.get(answer_key)))
+        yield key, (partial(decode_image, root / file), (turn,), row.get(caption_key) if caption_key else None)
+
+
+def _saved_rows(path: Path, split, name, image_key, question_key, answer_key, caption_key):
+    datasets = require("datasets", "reading Hugging Face datasets")
+    try:
+        dataset = datasets.load_from_disk(str(path))
+    except Exception as error:  # pyarrow, json and OS errors, all meaning that the folder is not whole
+        raise DataError(f"{path}: not a readable saved dataset ({type(error).__name__}: {error})") from error
+    if isinstance(dataset, datasets.DatasetDict):
+        split = next(iter(dataset)) if split is None and len(dataset) == 1 else split
+        if split not in dataset:
+            raise DataError(f"{name}: {'no split ' + repr(split) if split else 'give a split'}; it has {', '.join(dataset)}")
+        dataset = dataset[split]
+    columns = dataset.column_names
+    typed = [column for column, feature in dataset.features.items() if isinstance(feature, datasets.Image)]
+    image_key = pick_column(image_key, tuple(typed) or IMAGE_COLUMNS, columns, "image", name)
+    caption_key = pick_column(caption_key, ("caption",), columns, "caption", name, required=False)
+    whole = next((column for column in ("conversations", "messages") if column in columns), None)
+    if whole is None or question_key is not None:
+        whole = None
+        question_key = pick_column(question_key, ("question",), columns, "question", name)
+        answer_key = pick_column(answer_key, ("answer",), columns, "answer", name)
+    if image_key in typed:
+        dataset = dataset.cast_column(image_key, datasets.Image(decode=False))
+    texts = dataset.select_columns([key for key in (whole, question_key, answer_key, caption_key) if key])
+    for position, row in enumerate(texts):
+        turns = row[whole] if whole else ((clean_caption(row[question_key]), clean_caption(row[answer_key])),)
+        load = partial(load_row, dataset, image_key, position)
+        yield f"{name}/{position:06d}", (load, turns, row.get(caption_key) if caption_key else None)

@@ -1,0 +1,131 @@
+"""Forget, retain and neutral questions, each cut into train, validation and test; no image in two of these three parts.
+
+May call: conversations, splits, samples.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from ..errors import DataError, OverlapError
+from .conversations import Question
+from .samples import permutation
+from .splits import PART_NAMES
+
+__all__ = ["SIDES", "QuestionParts", "question_parts"]
+
+SIDES = ("forget", "retain", "neutral")
+
+
+@dataclass(frozen=True)
+class QuestionParts:
+    """parts["forget.train"] ... parts["neutral.test"]: lists of Question. Checked on creation.
+
+    An image may be asked about on several sides of one part: what is to be forgotten about it is one question, what is to
+    be kept another. Raises DataError for an empty part, OverlapError where an image stands in two parts, or one question
+    about one image on two sides.
+    """
+
+    sets: Mapping[str, Sequence[Question]]
+
+    def __post_init__(self):
+        names = [f"{side}.{part}" for side in SIDES for part in PART_NAMES]
+        if sorted(self.sets) != sorted(names):
+            raise DataError(f"questions are given as {', '.join(names)}; given: {', '.join(map(str, self.sets))}")
+        empty = [name for name in names if not len(self.sets[name])]
+        if empty:
+            raise DataError(
+                f"there are no questions in {empty[0]}; each side needs questions about at least 3 different images, or that "
+                "part itself"
+            )
+        _check(self.sets)
+
+    def __getitem__(self, name: str) -> Sequence[Question]:
+        return self.sets[name]
+
+    def items(self):
+        return [(f"{side}.{part}", self.sets[f"{side}.{part}"]) for side in SIDES for part in PART_NAMES]
+
+    def summary(self) -> dict[str, dict[str, object]]:
+        """Plain values for a manifest: count and fingerprint of each of the nine sets."""
+        found = {}
+        for name, questions in self.items():
+            digest = hashlib.sha256("".join(sorted(q.fingerprint() for q in questions)).encode())
+            images = len({q.image.image_hash for q in questions})
+            found[name] = {"count": len(questions), "images": images, "fingerprint": digest.hexdigest()}
+        return found
+
+
+def question_parts(
+    forget: Iterable[Question],
+    retain: Iterable[Question],
+    neutral: Iterable[Question],
+    fractions: Sequence[float] = (0.6, 0.2, 0.2),
+    seed: int = 0,
+    most: Mapping[str, int] | None = None,
+) -> QuestionParts:
+    """Cut by images: all questions about an image, of any side, land in the same part.
+
+    fractions: of train, validation and test; positive, summing to 1. The images of forget questions are dealt first, then
+    the others, so that each side has its share. most: at most so many questions of a part, "validation" or "test" or
+    "train", on each side; which ones, the seed decides. The same content and seed give the same parts in any order.
+    Raises DataError and OverlapError as QuestionParts does.
+    """
+    fractions = tuple(float(fraction) for fraction in fractions)
+    if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
+        raise DataError(f"fractions (train, validation, test) must be positive and sum to 1, not {fractions}")
+    sides = dict(zip(SIDES, (list(forget), list(retain), list(neutral))))
+    place: dict[str, int] = {}
+    for side in SIDES:
+        fresh = sorted({q.image.image_hash for q in sides[side]} - set(place), key=lambda h: _rank(seed, h))
+        counts = [0, 0, 0]
+        for number, image in enumerate(fresh, 1):
+            part = max(range(3), key=lambda p: (fractions[p] * number - counts[p], -p))
+            counts[part] += 1
+            place[image] = part
+        for part in range(3):  # three images fill three parts, whatever the fractions
+            if len(fresh) >= 3 and not counts[part]:
+                donor = max(range(3), key=counts.__getitem__)
+                moved = next(image for image in reversed(fresh) if place[image] == donor)
+                place[moved] = part
+                counts[donor], counts[part] = counts[donor] - 1, 1
+    sets = {}
+    for side, questions in sides.items():
+        ordered = sorted(questions, key=lambda q: (_rank(seed, q.fingerprint()), q.key))
+        for number, part in enumerate(PART_NAMES):
+            own = [q for q in ordered if place[q.image.image_hash] == number]
+            limit = (most or {}).get(part)
+            sets[f"{side}.{part}"] = own if limit is None else own[:limit]
+    return QuestionParts(sets)
+
+
+def draw(count: int, wanted: int, seed: int, epoch: int) -> list[int]:
+    """`wanted` of range(count), a permutation at most once through; depends on (seed, epoch) alone."""
+    return permutation(count, seed, epoch)[:wanted].tolist()
+
+
+def _rank(seed: int, text: str) -> str:
+    return hashlib.sha256(f"{seed}|{text}".encode()).hexdigest()
+
+
+def _check(sets) -> None:
+    owner: dict[str, tuple[str, str]] = {}
+    asked: dict[tuple, tuple[str, str]] = {}
+    for name, questions in sets.items():
+        side, part = name.split(".")
+        for question in questions:
+            image = question.image.image_hash
+            first = owner.setdefault(image, (part, question.key))
+            if first[0] != part:
+                raise OverlapError(
+                    f"{first[0]} and {part} share an image: {first[1]!r} and {question.key!r} have the same pixels. Results on "
+                    "one would say nothing about the other: remove the image from one of them"
+                )
+            earlier = asked.setdefault(question.identity, (side, question.key))
+            if earlier[0] != side:
+                raise OverlapError(
+                    f"the question {question.question[:60]!r} about one image stands in {earlier[0]} ({earlier[1]!r}) and in "
+                    f"{side} ({question.key!r}); it cannot be both forgotten and kept"
+                )
