@@ -9,7 +9,8 @@ import torch.nn.functional as F
 
 from .errors import OperatorInputError
 
-__all__ = ["info_nce", "cosine_embedding_loss", "prediction_loss", "similarity_drift"]
+__all__ = ["answer_loss", "cosine_embedding_loss", "info_nce", "prediction_loss", "similarity_drift", "top_log_probs",
+           "top_log_probs_drift"]  # fmt: skip
 
 
 def info_nce(image_features, text_features, logit_scale, groups=None):
@@ -56,6 +57,55 @@ def prediction_loss(predicted, target):
             f"two predictions of one shape were expected, got {list(predicted.shape)} and {list(target.shape)}"
         )
     return F.mse_loss(predicted.float(), target.float())
+
+
+def answer_loss(logits, targets, mask):
+    """Mean over answers of their mean negative log-likelihood a token, the LM loss of LLaVA (arXiv 2304.08485).
+
+    logits [B, K, V], targets int64 [B, K], mask bool [B, K], True at the answer's tokens. Scalar, computed in fp32.
+    """
+    check_answers(logits, targets, mask)
+    each = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)
+    each = torch.where(mask, each, 0)
+    return (each.sum(dim=1) / mask.sum(dim=1)).mean()
+
+
+def top_log_probs(logits, count):
+    """What `top_log_probs_drift` compares with: (ids int64, log-probabilities fp32) of the `count` likeliest tokens.
+
+    logits [..., V]. Returns two tensors [..., min(count, V)]: a vocabulary of 128 k need not be kept whole.
+    """
+    values, ids = F.log_softmax(logits.float(), dim=-1).topk(min(count, logits.shape[-1]), dim=-1)
+    return ids, values
+
+
+def top_log_probs_drift(logits, ids, log_probs, mask):
+    """KL divergence of the next-token distribution from the frozen model's, mean over answers of their mean over tokens.
+
+    logits [B, K, V]; ids, log_probs [B, K, T] of `top_log_probs` of the frozen model; mask bool [B, K]. Tokens outside the T are
+    one event, so that the value is a lower bound of the whole divergence. Zero, with a zero gradient, at the frozen weights.
+    """
+    check_answers(logits, mask, mask)
+    now = F.log_softmax(logits.float(), dim=-1).gather(-1, ids)
+    frozen = log_probs.exp()
+    each = (frozen * (log_probs - now)).sum(dim=-1)
+    rest, rest_now = 1 - frozen.sum(dim=-1), 1 - now.exp().sum(dim=-1)
+    some = rest > 1e-6  # below it is what rounding leaves
+    ratio = rest.clamp(min=1e-6).log() - rest_now.clamp(min=1e-6).log()
+    each = each + torch.where(some, rest * ratio, 0)
+    each = torch.where(mask, each, 0)
+    return (each.sum(dim=1) / mask.sum(dim=1)).mean()
+
+
+def check_answers(logits, targets, mask):
+    """Raises OperatorInputError unless logits are [B, K, V], targets and mask [B, K], and every answer has a place."""
+    if logits.dim() != 3 or targets.shape != logits.shape[:2] or mask.shape != targets.shape or not logits.numel():
+        raise OperatorInputError(
+            f"logits [B, K, V] with targets and mask [B, K] were expected, got {list(logits.shape)}, {list(targets.shape)} "
+            f"and {list(mask.shape)}"
+        )
+    if not bool(mask.any(dim=1).all()):
+        raise OperatorInputError("an answer has no place in the mask; give at least one token each")
 
 
 def _same_shape(a, b):
