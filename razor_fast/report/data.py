@@ -161,6 +161,16 @@ class Picture(_Part):
     images: dict[str, Annotated[str, BeforeValidator(_image)]] = {}
 
 
+class Dialogue(_Part):
+    """One question about an image, as every model answers it: column name -> answer, "" for none."""
+
+    image: Annotated[str, BeforeValidator(_image)]
+    side: Literal["forget", "retain", "neutral"]
+    question: str
+    truth: str = ""
+    answers: dict[str, str] = {}
+
+
 class EditedUnit(_Part):
     name: str
     elements: int | None = Field(None, ge=0)
@@ -199,7 +209,7 @@ class ReportData(_Part):
     columns: models on the test split, "original" first, then "unlearned", then references such as "retrained".
     scores: all units in round 0. before, rounds, targets: on the validation split. confusion: column name -> counts
     [true class][predicted class]. pictures: of models that draw; the classes are then those asked
-    for. terms: metric -> how to show it, for metrics that the report does not know.
+    for. dialogues: of models that answer questions. terms: metric -> how to show it, for metrics that the report does not know.
     interval_name: what the intervals are, such as "95% Wilson interval".
 
     Raises ConfigError naming each field that does not fit, and how.
@@ -220,6 +230,7 @@ class ReportData(_Part):
     confusion: dict[str, Annotated[list[list[Annotated[int, Field(ge=0)]]], BeforeValidator(_matrix)]] = {}
     examples: list[Example] = []
     pictures: list[Picture] = []
+    dialogues: list[Dialogue] = []
     edit: EditFacts | None = None
     settings: Plain = {}
     totals: Plain = {}

@@ -13,8 +13,8 @@ from .words import KEPT
 __all__ = ["report_from_log"]
 
 # what result.json may hold under the names of ReportData, besides the keys every run writes
-_TAKEN = ("title", "request", "classes", "columns", "confusion", "examples", "pictures", "edit", "settings", "targets",
-          "threshold", "scores", "rounds", "before", "notes", "terms", "interval_name")  # fmt: skip
+_TAKEN = ("title", "request", "classes", "columns", "confusion", "examples", "pictures", "dialogues", "edit", "settings",
+          "targets", "threshold", "scores", "rounds", "before", "notes", "terms", "interval_name")  # fmt: skip
 
 
 def report_from_log(run_directory, **fields) -> ReportData:

@@ -7,6 +7,7 @@ from string import Template
 from . import section_results as results
 from . import section_run as run
 from .data import ReportData
+from .section_dialogues import dialogues
 from .style import style_sheet
 from .words import esc
 
@@ -38,6 +39,7 @@ SECTIONS = (
     ("measurements", "Measurements", results.measurements),
     ("answers", "What it answers now", results.answers),
     ("pictures", "Before and after", results.pictures),
+    ("dialogues", "Questions and answers", dialogues),
     ("examples", "Example images", results.examples),
     ("scores", "Where the concept sits", run.scores),
     ("rounds", "Round by round", run.rounds),

@@ -100,6 +100,9 @@ def _forgetting(data, metric, concept, original, unlearned):
         if data.pictures:
             text = f"Of images drawn for {concept}, from prompts and seeds that the search never used, "
             text += f"{_with_interval(data, unlearned, metric, entry)} still show it"
+        elif data.dialogues:
+            text = f"Of test questions about {concept}, on images that the search never saw, the model answers "
+            text += f"{_with_interval(data, unlearned, metric, entry)} right"
         else:
             text = f"On test images that the search never saw, the model names {concept} correctly in "
             text += f"{_with_interval(data, unlearned, metric, entry)} of cases"

@@ -1,0 +1,289 @@
+"""LLaVA and its kin: the losses, questions and metrics of one request to forget an identity or a concept.
+
+A VlmTask is built from a model, its processor and data.QuestionParts. It implements families/task.py for the loop. Gradients
+come from train questions, decisions from validation questions, and test questions are only ever reported.
+"""
+
+import copy
+from functools import wraps
+
+import torch
+
+from .. import losses
+from ..data.question_parts import SIDES, draw
+from ..errors import ConfigError, DataError
+from ..evaluation.answers import answer_margins, answer_shares, is_right, verdict
+from ..memory import memory_advice
+from ..threads import fixed_threads
+from .vlm_alignment import CaptionAlignment, DirectionAlignment
+from .vlm_model import VlmAdapter
+from .vlm_parts import freeze_all_but
+from .vlm_report import report_sections, take_snapshot
+
+__all__ = ["VlmTask"]
+
+NAN = float("nan")
+
+
+def _fixed(method):
+    """The method, computed the same for any number of CPU threads."""
+
+    @wraps(method)
+    def run(self, *arguments, **options):
+        with fixed_threads(self.model):
+            return method(self, *arguments, **options)
+
+    return run
+
+
+class VlmTask:
+    """Forget what forget questions ask for, in a vision-language model.
+
+    model: of transformers, see VlmAdapter. processor: its AutoProcessor. parts: data.QuestionParts. concept: its name.
+    editable: "vision_tower", "projector" and "language_model", one or several; everything else is frozen here.
+    align_weight, answer_weight: of the two forget losses, visual alignment and answers; zero leaves one out.
+    retain: "answers", the LM loss on retain questions, or "captions", InfoNCE of the visual encoder, which needs text_tower.
+    text_tower: (CLIPModel or SiglipModel, tokenizer) that the vision tower was taken from; without it images are aligned with
+    what sets the concept's images apart (vlm_alignment.py).
+    validation: "forced" asks whether greedy decoding still gives the answer that the model gave before, in one forward pass;
+    "generated" decodes and compares texts, as the test always does. match: evaluation.answers.is_right.
+    frozen_top: tokens of the frozen distributions that are kept for the drift. batch_size: questions of a micro-batch;
+    gradient_batches: micro-batches of each side per round. reference: a model that never saw the concept.
+
+    Prepared images and the frozen model's answers and distributions are cached here, so build the task before the model is
+    edited; no second copy of the weights is kept. The model is put into evaluation mode.
+    Raises ModelError, ConfigError, DataError before anything is changed.
+    """
+
+    family = "vlm"
+    forget_metric = "forget_accuracy"
+    forget_signal = "forget_margin"
+    retain_metrics = ("retain_accuracy", "neutral_accuracy")
+
+    def __init__(
+        self,
+        model,
+        processor,
+        parts,
+        concept,
+        *,
+        editable=("vision_tower",),
+        align_weight=1.0,
+        answer_weight=1.0,
+        retain="answers",
+        text_tower=None,
+        validation="forced",
+        match="contains",
+        max_new_tokens=32,
+        frozen_top=256,
+        batch_size=8,
+        gradient_batches=4,
+        evaluation_batch_size=16,
+        reference=None,
+        seed=0,
+    ):
+        if min(align_weight, answer_weight) < 0 or not align_weight + answer_weight:
+            raise ConfigError(
+                f"align_weight {align_weight}, answer_weight {answer_weight}: expected two numbers, not both zero"
+            )
+        if min(batch_size, gradient_batches, evaluation_batch_size, max_new_tokens, frozen_top) < 1:
+            raise ConfigError("batch sizes, gradient_batches, max_new_tokens and frozen_top are numbers of at least 1")
+        for name, value, known in (
+            ("retain", retain, ("answers", "captions")),
+            ("validation", validation, ("forced", "generated")),
+            ("match", match, ("contains", "exact")),
+        ):
+            if value not in known:
+                raise ConfigError(f"{name} is {value!r}; expected {' or '.join(map(repr, known))}")
+        if retain == "captions" and text_tower is None:
+            raise ConfigError("retain is 'captions', which needs a text tower to encode them; give text_tower")
+        self.model, self.parts, self.concept = model, parts, concept
+        self.align_weight, self.answer_weight, self.retain = align_weight, answer_weight, retain
+        self.validation, self.match, self.max_new_tokens = validation, match, max_new_tokens
+        self.batch_size, self.gradient_batches = batch_size, gradient_batches
+        self.evaluation_batch_size, self.frozen_top, self.seed = evaluation_batch_size, frozen_top, seed
+        self.editable = (editable,) if isinstance(editable, str) else tuple(editable)
+        self.default_tolerances = {}
+        self.reference = reference
+        self.adapter = VlmAdapter(model, processor)
+        for _, questions in parts.items():  # refuses what cannot be asked before anything is computed or frozen
+            for question in questions:
+                self.adapter.encode(question)
+        freeze_all_but(model, self.editable)
+        model.eval()
+        self._freeze(text_tower)
+
+    @classmethod
+    def from_pretrained(cls, folder, parts, concept, *, dtype="fp32", device="auto", device_map=None, **options):
+        """The task of a local checkpoint folder, as save_pretrained wrote it. options: as of the class.
+
+        dtype: fp32, bf16 or fp16. device_map: accelerate's. text_tower and reference may be folders.
+        Raises ModelError for a folder that is no vision-language model; see vlm_loading.py.
+        """
+        from .vlm_loading import load_text_tower, load_vlm
+
+        model, processor = load_vlm(folder, precision=dtype, device=device, device_map=device_map)
+        if isinstance(options.get("text_tower"), (str, bytes)) or hasattr(options.get("text_tower"), "__fspath__"):
+            options["text_tower"] = load_text_tower(options["text_tower"])
+        if options.get("reference") is not None and not isinstance(options["reference"], torch.nn.Module):
+            options["reference"] = load_vlm(options["reference"], precision=dtype, device=device, device_map=device_map).model
+        return cls(model, processor, parts, concept, **options)
+
+    @_fixed
+    def _freeze(self, text_tower):
+        self.alignment = None
+        train = {side: self.parts[f"{side}.train"] for side in SIDES}
+        if text_tower is not None:
+            self.alignment = CaptionAlignment(self.adapter, [*train["forget"], *train["retain"]], *text_tower)
+        elif self.align_weight:
+            self.alignment = DirectionAlignment(self.adapter, train["forget"], train["retain"], self.evaluation_batch_size)
+        self._frozen = {}
+        for questions in _chunks(train["neutral"], self.evaluation_batch_size):
+            with torch.no_grad():
+                logits, _, mask = self.adapter.answer_logits(questions)
+            ids, values = losses.top_log_probs(logits, self.frozen_top)
+            for row, question in enumerate(questions):
+                self._frozen[question] = ids[row][mask[row]].cpu(), values[row][mask[row]].cpu()
+        self._own_answers = {}
+        for side in SIDES:
+            self._remember_answers(self.parts[f"{side}.validation"])
+
+    def _remember_answers(self, questions):
+        """Answer ids by question: the frozen model's own words where they are right, else the given answer's."""
+        texts = self._generate(questions)
+        for question, text in zip(questions, texts):
+            if text and is_right(text, question.answer, self.match):
+                self._own_answers[question] = self.adapter.ids_of(text, question)
+
+    # -- what the loop asks for
+
+    def losses(self, side, round_index, seed):
+        """See Task.losses. forget: align_weight x (1 - cosine of image and concept) + answer_weight x answer loss on forget
+        questions. retain: answer loss on retain questions, or symmetric InfoNCE with their captions. mismatch: drift of the
+        next-token distributions at neutral answers from the frozen model's."""
+        name = {"forget": "forget.train", "retain": "retain.train", "mismatch": "neutral.train"}[side]
+        questions = self.parts[name]
+        rows = draw(len(questions), self.batch_size * self.gradient_batches, seed + self.seed, round_index)
+        chosen = [questions[row] for row in rows]
+        for chunk in _chunks(chosen, self.batch_size):
+            share = len(chunk) / len(chosen)  # the last batch may be smaller: each question weighs the same
+            for loss in self._losses_of(side, chunk):
+                yield loss * share
+
+    def _losses_of(self, side, questions):
+        lower = "task.batch_size, or use bf16 weights, or spread the model with model.device_map"
+        with memory_advice(f"computing the {side} loss", lower):
+            if side == "forget" and self.align_weight:
+                yield self.align_weight * losses.cosine_embedding_loss(*self.alignment(questions))
+            if side == "forget" and self.answer_weight:
+                yield self.answer_weight * losses.answer_loss(*self.adapter.answer_logits(questions))
+            if side == "retain" and self.retain == "answers":
+                yield losses.answer_loss(*self.adapter.answer_logits(questions))
+            elif side == "retain":
+                images, texts = self.alignment(questions)
+                groups = self.alignment.groups(questions).to(images.device)
+                yield losses.info_nce(images, texts, self.alignment.scale, groups)
+            if side == "mismatch":
+                yield self._drift(questions)
+
+    def _drift(self, questions):
+        logits, _, mask = self.adapter.answer_logits(questions)
+        kept = [self._frozen[question] for question in questions]
+        count = kept[0][0].shape[-1]
+        ids = torch.zeros(*mask.shape, count, dtype=torch.long, device=mask.device)
+        values = torch.zeros(*mask.shape, count, device=mask.device)
+        for row, (own_ids, own_values) in enumerate(kept):
+            ids[row, mask[row]], values[row, mask[row]] = own_ids.to(ids.device), own_values.to(ids.device)
+        return losses.top_log_probs_drift(logits, ids, values, mask)
+
+    @_fixed
+    def evaluate(self, part):
+        """Metrics on "validation" or "test": shares of questions, and margins in logits; see docs/metrics.md."""
+        return self.judge(part)[0]
+
+    def judge(self, part):
+        """(metrics, {side: [(Question, answer or None, verdict)]}, {metric: 95 % interval}) of a part. Answers are None where
+        they were not generated."""
+        if part not in ("validation", "test"):
+            raise ConfigError(f"part is {part!r}; expected 'validation' or 'test'")
+        found, intervals, records = {}, {}, {}
+        generated = part == "test" or self.validation == "generated"
+        for side in SIDES:
+            questions = self.parts[f"{side}.{part}"]
+            margins = self._margins(questions)
+            finite = bool(torch.isfinite(margins).all())
+            if generated and finite:
+                answers = self._generate(questions)
+                verdicts = [verdict(a, q.answer, self.match) for a, q in zip(answers, questions)]
+            else:
+                answers = [None] * len(questions)
+                verdicts = ["right" if margin > 0 else "wrong" for margin in margins.tolist()]
+            shares, interval = answer_shares(verdicts)
+            for name, value in shares.items():
+                if generated or name == "accuracy":
+                    found[f"{side}_{name}"] = value if finite else NAN
+            found[f"{side}_margin"] = margins.mean().item() if finite else NAN
+            if finite:
+                intervals[f"{side}_accuracy"] = interval
+            records[side] = list(zip(questions, answers, verdicts))
+        return found, records, intervals
+
+    @torch.no_grad()
+    def _margins(self, questions):
+        found = []
+        for chunk in _chunks(questions, self.evaluation_batch_size):
+            answers = [self._own_answers.get(q, self.adapter.encode(q).answer) for q in chunk]
+            with memory_advice("measuring answers", "evaluation.batch_size"):
+                found.append(answer_margins(*self.adapter.answer_logits(chunk, answers)).cpu())
+        return torch.cat(found)
+
+    def _generate(self, questions):
+        return self.adapter.generate(
+            questions, max_new_tokens=self.max_new_tokens, batch_size=self.evaluation_batch_size
+        )
+
+    def describe(self):
+        return {
+            "family": self.family,
+            "concept": self.concept,
+            "model": type(self.model).__name__,
+            "editable": list(self.editable),
+            "align_weight": self.align_weight,
+            "answer_weight": self.answer_weight,
+            "retain": self.retain,
+            "alignment": type(self.alignment).__name__ if self.alignment is not None else None,
+            "validation": self.validation,
+            "match": self.match,
+            "max_new_tokens": self.max_new_tokens,
+            "frozen_top": self.frozen_top,
+            "batch_size": self.batch_size,
+            "gradient_batches": self.gradient_batches,
+            "seed": self.seed,
+            "parts": self.parts.summary(),
+        }
+
+    def on(self, model):
+        """This task with another model of the same kind in the original's place: questions, prepared images and the frozen
+        model's answers stay, so `task.on(retrained).evaluate("test")` compares like with like."""
+        other = copy.copy(self)
+        other.model = model.eval()
+        other.adapter = copy.copy(self.adapter)
+        other.adapter.model = model
+        return other
+
+    def snapshot(self):
+        """What a report shows of the model as it is now, on test; see vlm_report.py."""
+        return take_snapshot(self)
+
+    def report(self, snapshots):
+        """Report sections from snapshots by column name, the reference model's column added; see vlm_report.py."""
+        if self.reference is not None:
+            snapshots = snapshots | {"retrained": self.on(self.reference).snapshot()}
+        return report_sections(self, snapshots)
+
+
+def _chunks(questions, size):
+    if not len(questions):
+        raise DataError("there are no questions to ask; each side needs some")
+    for start in range(0, len(questions), size):
+        yield list(questions[start : start + size])

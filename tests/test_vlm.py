@@ -1,0 +1,402 @@
+"""VlmTask on small models of transformers' own classes: losses, gradients, metrics, and what is refused."""
+
+import copy
+import json
+
+import pytest
+import torch
+
+transformers = pytest.importorskip("transformers")
+
+from razor_fast.config import RazorConfig  # noqa: E402
+from razor_fast.data import Sample  # noqa: E402
+from razor_fast.data.conversations import Question  # noqa: E402
+from razor_fast.errors import ConfigError, DataError, ModelError, OverlapError  # noqa: E402
+from razor_fast.families.task import Task  # noqa: E402
+from razor_fast.families.vlm import VlmTask  # noqa: E402
+from razor_fast.families.vlm_model import VlmAdapter  # noqa: E402
+from razor_fast.families.vlm_report import save_evaluation  # noqa: E402
+from razor_fast.fingerprint import fingerprint  # noqa: E402
+from razor_fast.methods.razor import unlearn  # noqa: E402
+from razor_fast.recorder import ScoreRecorder, backward_all  # noqa: E402
+from razor_fast.units import find_units  # noqa: E402
+
+import vlms  # noqa: E402
+
+QUICK = dict(batch_size=4, gradient_batches=2, max_new_tokens=4, evaluation_batch_size=5)
+
+
+def make_task(kind="llava", **options):
+    model, processor = vlms.build_model(kind), vlms.build_processor(kind)
+    return VlmTask(model, processor, vlms.parts(), "red", **(QUICK | options))
+
+
+@pytest.fixture(scope="module")
+def task():
+    return make_task()
+
+
+def total(task, side):
+    return sum(loss for loss in task.losses(side, 0, 0))
+
+
+@pytest.mark.parametrize("kind", vlms.KINDS)
+def test_every_kind_has_losses_gradients_and_metrics(kind):
+    task = make_task(kind)
+    assert isinstance(task, Task)
+    units = find_units(task.model)
+    assert {unit.tower for unit in units} == {"vision"}
+    with ScoreRecorder(task.model, units, freeze_others=True) as recorder:
+        for side in ("retain", "forget"):
+            with getattr(recorder, side)():
+                assert backward_all(task.losses(side, 0, 0), side) > 0
+        scores = recorder.scores()
+    assert all(row.status == "ok" for row in scores.rows if ".encoder.layers.0." in row.unit)
+    for part in ("validation", "test"):
+        found = task.evaluate(part)
+        assert set(found) >= {"forget_accuracy", "retain_accuracy", "neutral_accuracy", "forget_margin"}
+        assert all(value == value for value in found.values())
+    assert {"forget_refusals", "retain_empty"} <= set(found)
+
+
+def test_answer_loss_is_the_models_own(task):
+    """The loss of transformers with labels at the answer's tokens, question by question."""
+    chosen = task.parts["retain.train"][:3] + task.parts["neutral.train"][:2]
+    wanted = []
+    for question in chosen:
+        encoded = task.adapter.encode(question)
+        ids = torch.tensor([[*encoded.prompt, *encoded.answer]])
+        labels = ids.clone()
+        labels[:, : len(encoded.prompt)] = -100
+        wanted.append(task.model(input_ids=ids, labels=labels, **encoded.images).loss)
+    from razor_fast.losses import answer_loss
+
+    found = answer_loss(*task.adapter.answer_logits(chosen))
+    assert found.item() == pytest.approx(torch.stack(wanted).mean().item(), rel=1e-5)
+
+
+def test_answers_are_the_words_of_the_template_and_end(task):
+    question = task.parts["forget.train"][0]
+    encoded = task.adapter.encode(question)
+    tokens = task.adapter.tokenizer.convert_ids_to_tokens
+    assert tokens(encoded.answer) == ["red", "</s>"]
+    assert tokens(encoded.prompt)[-2:] == ["ASSISTANT", ":"] and tokens(encoded.prompt).count("<image>") == 4
+    later = Question(question.image, "is it dark ?", "no", "later", (("what colour is it ?", "red"),))
+    text = " ".join(tokens(task.adapter.encode(later).prompt))
+    assert text.endswith("what colour is it ? ASSISTANT : red USER : is it dark ? ASSISTANT :")
+
+
+def test_losses_are_low_for_what_is_known_and_sum_over_micro_batches(task):
+    whole, small = (make_task(batch_size=size, gradient_batches=8 // size) for size in (8, 2))
+    for side in ("forget", "retain", "mismatch"):
+        assert total(whole, side).item() == pytest.approx(total(small, side).item(), rel=1e-4, abs=1e-6)
+    for weights in ({"align_weight": 0}, {"answer_weight": 0}):
+        assert total(make_task(**weights), "forget") < total(whole, "forget")
+    assert [a.item() for a in task.losses("forget", 3, 1)] == [a.item() for a in task.losses("forget", 3, 1)]
+
+
+def test_drift_is_zero_with_zero_gradient_at_the_frozen_weights():
+    task = make_task()
+    loss = total(task, "mismatch")
+    loss.backward()
+    assert loss.item() == pytest.approx(0, abs=1e-6)
+    assert max(p.grad.abs().max() for p in task.model.parameters() if p.grad is not None) < 1e-5
+    with torch.no_grad():
+        task.model.model.vision_tower.encoder.layers[0].mlp.fc1.weight.mul_(1.5)
+    assert total(task, "mismatch") > 1e-4
+    few = make_task(frozen_top=3)
+    assert total(few, "mismatch").item() == pytest.approx(0, abs=1e-6)
+
+
+def gradient_bytes(model):
+    return sum(p.grad.numel() * p.grad.element_size() for p in model.parameters() if p.grad is not None)
+
+
+def test_a_frozen_language_model_gets_no_gradient():
+    task = make_task()
+    seen = []
+    for name, parameter in task.model.named_parameters():
+        if not name.startswith("model.vision_tower."):
+            assert not parameter.requires_grad, name
+        else:
+            parameter.register_hook(lambda gradient, name=name: seen.append(name))
+    total(task, "forget").backward()
+    assert seen and all(name.startswith("model.vision_tower.") for name in seen)
+    tower = sum(p.numel() * p.element_size() for p in task.model.model.vision_tower.parameters())
+    assert 0 < gradient_bytes(task.model) <= tower
+    everything = make_task(editable=("vision_tower", "projector", "language_model"))
+    total(everything, "forget").backward()
+    assert gradient_bytes(everything.model) > 2 * gradient_bytes(task.model)
+
+
+def test_alignment_alone_never_runs_the_language_model():
+    task = make_task(answer_weight=0)
+    ran = []
+    task.model.model.language_model.register_forward_hook(lambda *_: ran.append(1))
+    total(task, "forget").backward()
+    assert not ran
+    total(task, "retain")
+    assert ran
+
+
+def test_editable_parts():
+    assert {unit.tower for unit in find_units(make_task(editable="projector").model)} == {"projector"}
+    both = find_units(make_task(editable=("vision_tower", "language_model")).model)
+    assert {unit.tower for unit in both} == {"vision", "language"}
+    with pytest.raises(ConfigError, match="expected one or more of vision_tower"):
+        make_task(editable=("tower",))
+
+
+def test_generation_is_greedy_for_any_batch_size(task):
+    asked = [*task.parts["retain.train"], *task.parts["neutral.train"]]
+    one, many = (task.adapter.generate(asked, max_new_tokens=6, batch_size=size) for size in (1, 7))
+    assert one == many and len(set(one)) > 1
+    own = task.model.generation_config
+    task.model.generation_config = copy.deepcopy(own)
+    task.model.generation_config.update(do_sample=True, temperature=5.0, repetition_penalty=3.0)
+    try:
+        assert task.adapter.generate(asked, max_new_tokens=6) == one
+    finally:
+        task.model.generation_config = own
+
+
+def test_forced_answers_agree_with_generated_ones(task):
+    """Where the margin of an answer is above zero, generation gives exactly it."""
+    asked = task.parts["neutral.test"]
+    said = task.adapter.generate(asked, max_new_tokens=8)
+    ids = [task.adapter.ids_of(text, q) if text else [2] for text, q in zip(said, asked)]
+    whole = [len(row) <= 8 for row in ids]
+    from razor_fast.evaluation.answers import answer_margins
+
+    with torch.no_grad():
+        margins = answer_margins(*task.adapter.answer_logits(asked, ids))
+        others = answer_margins(*task.adapter.answer_logits(asked, [[5, 6, 2]] * len(asked)))
+    assert all(margin > 0 for margin, full in zip(margins.tolist(), whole) if full)
+    assert all(margin < 0 for margin, row in zip(others.tolist(), ids) if row != [5, 6, 2])
+
+
+def text_tower(projection=20):
+    tokenizer = vlms.build_tokenizer(16)
+    config = transformers.CLIPConfig(
+        vision_config=vlms.VISION, projection_dim=projection,
+        text_config=dict(vocab_size=len(tokenizer), hidden_size=16, intermediate_size=24, num_hidden_layers=1,
+                         num_attention_heads=2, max_position_embeddings=16, eos_token_id=2),
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        return transformers.CLIPModel(config).eval(), tokenizer
+
+
+def test_captions_through_a_text_tower():
+    clip, tokenizer = text_tower()
+    task = make_task(text_tower=(clip, tokenizer), retain="captions", answer_weight=0)
+    question = task.parts["forget.train"][0]
+    found, wanted = task.alignment([question])
+    pixels = task.adapter.encode(question).images["pixel_values"]
+    with torch.no_grad():
+        clip.vision_model.load_state_dict(task.model.model.vision_tower.state_dict(), strict=False)
+        image = clip.get_image_features(pixel_values=pixels)
+        text = clip.get_text_features(**{k: v for k, v in tokenizer(["a photo of red"], return_tensors="pt").items()
+                                         if k != "token_type_ids"})  # fmt: skip
+    image, text = (getattr(x, "pooler_output", x) for x in (image, text))
+    assert torch.allclose(found, torch.nn.functional.normalize(image, dim=-1), atol=1e-5)
+    assert torch.allclose(wanted, torch.nn.functional.normalize(text, dim=-1), atol=1e-5)
+    ran = []
+    task.model.model.language_model.register_forward_hook(lambda *_: ran.append(1))
+    for side in ("forget", "retain"):
+        loss = total(task, side)
+        loss.backward()
+        assert loss > 0 and not ran
+    with pytest.raises(ConfigError, match="needs a text tower"):
+        make_task(retain="captions")
+    clip.config.vision_config.hidden_size = 32
+    with pytest.raises(ModelError, match="width 32, the model's is 24"):
+        make_task(text_tower=(clip, tokenizer))
+
+
+def test_bf16_losses_and_answers():
+    model = vlms.build_model().to(torch.bfloat16)
+    task = VlmTask(model, vlms.build_processor(), vlms.parts(), "red", **QUICK)
+    for side in ("forget", "retain", "mismatch"):
+        loss = total(task, side)
+        assert loss.dtype == torch.float32 and torch.isfinite(loss)
+    assert 0 <= task.evaluate("test")["retain_accuracy"] <= 1
+
+
+# a whole run
+
+
+@pytest.fixture(scope="module")
+def learned():
+    """A small model that has learned its questions."""
+    model, processor = vlms.build_model(), vlms.build_processor()
+    adapter = VlmAdapter(model, processor)
+    found = vlms.parts(each=16)
+    every = [q for name, questions in found.items() if name.endswith("train") for q in questions]
+    from razor_fast.losses import answer_loss
+
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(80):
+        rows = torch.randint(len(every), (16,), generator=generator).tolist()
+        optimizer.zero_grad()
+        answer_loss(*adapter.answer_logits([every[r] for r in rows])).backward()
+        optimizer.step()
+    return model.eval().requires_grad_(True), processor, found
+
+
+def learned_task(learned, **options):
+    model, processor, found = learned
+    return VlmTask(copy.deepcopy(model).requires_grad_(True), processor, found, "red", **(QUICK | {"batch_size": 8} | options))
+
+
+def test_a_concept_is_forgotten_and_every_byte_comes_back(learned, tmp_path):
+    task = learned_task(learned)
+    before = task.evaluate("test")
+    assert before["forget_accuracy"] == before["retain_accuracy"] == before["neutral_accuracy"] == 1
+    base = fingerprint(task.model).model
+    outcome = unlearn(task, RazorConfig(retain_tolerance=0.2, inner_steps=4), run_directory=tmp_path / "run")
+    after = outcome.metrics["test"]["after"]
+    assert outcome.outcome == "target_met" and after["forget_accuracy"] == 0
+    assert after["retain_accuracy"] >= 0.7 and after["neutral_accuracy"] >= 0.7
+    assert all(name.startswith("model.vision_tower.") for name in outcome.edit.units)
+    outcome.edit.revert(task.model)
+    assert fingerprint(task.model).model == base
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    shown = [d for d in result["dialogues"] if d["side"] == "forget"]
+    assert shown and all(d["answers"]["original"] == "red" != d["answers"]["unlearned"] for d in shown)
+    from razor_fast.report import report_from_log, save_report
+
+    data = report_from_log(tmp_path / "run")
+    save_report(data, tmp_path / "report.html", tmp_path / "report.json")
+    page = (tmp_path / "report.html").read_text()
+    assert "what colour is it ?" in page and "Questions and answers" in page
+
+
+def test_validation_by_generation_counts_the_same_answers(learned):
+    forced, generated = (learned_task(learned, validation=v).evaluate("validation") for v in ("forced", "generated"))
+    for name in ("forget_accuracy", "retain_accuracy", "neutral_accuracy"):
+        assert forced[name] == generated[name] == 1
+    assert "forget_refusals" in generated and "forget_refusals" not in forced
+
+
+def test_an_answer_in_other_words_counts_as_the_models_own(learned):
+    """The reference says 'a photo of red', the model 'red': where the model's words contain the truth they are followed."""
+    model, processor, found = learned
+    task = learned_task(learned)
+    question = task.parts["forget.validation"][0]
+    longer = Question(question.image, question.question, "a", "longer")
+    assert task._own_answers[question][-1] == 2
+    task._remember_answers([longer])  # "red" does not give "a"
+    assert longer not in task._own_answers
+
+
+def test_evaluation_is_saved_as_json(learned, tmp_path):
+    task = learned_task(learned)
+    result = save_evaluation(task, tmp_path / "answers.json")
+    stored = json.loads((tmp_path / "answers.json").read_text())
+    assert stored["metrics"] == result["metrics"] and stored["part"] == "test"
+    rows = [row for row in stored["questions"] if row["side"] == "forget"]
+    share = sum(row["verdict"] == "right" for row in rows) / len(rows)
+    assert share == stored["metrics"]["forget_accuracy"] and {row["answer"] for row in rows} == {"red"}
+
+
+def test_on_another_model(learned):
+    task = learned_task(learned)
+    other = vlms.build_model()
+    assert task.on(other).evaluate("test") != task.evaluate("test") and task.on(other).model is other
+    assert task.evaluate("test")["forget_accuracy"] == 1
+
+
+# bad input
+
+
+def save(folder, model=None, processor=None):
+    (model or vlms.built()[0]).save_pretrained(folder)
+    (processor or vlms.built()[1]).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["llava", "next"])
+def test_from_pretrained(tmp_path, kind):
+    save(tmp_path / "model", *vlms.built(kind))
+    task = VlmTask.from_pretrained(tmp_path / "model", vlms.parts(), "red", device="cpu", **QUICK)
+    assert type(task.model) is type(vlms.built(kind)[0])
+    assert fingerprint(task.model).model == fingerprint(vlms.built(kind)[0]).model
+    mapped = VlmTask.from_pretrained(
+        tmp_path / "model", vlms.parts(), "red", dtype="bf16", device_map={"": "cpu"}, **QUICK
+    )
+    assert next(mapped.model.parameters()).dtype == torch.bfloat16 and total(mapped, "forget") > 0
+
+
+def test_checkpoints_that_are_none(tmp_path):
+    def refused(match, folder):
+        with pytest.raises(ModelError, match=match):
+            VlmTask.from_pretrained(folder, vlms.parts(), "red", **QUICK)
+
+    refused("no such folder", tmp_path / "nothing")
+    text = transformers.LlamaForCausalLM(transformers.LlamaConfig(**vlms.TEXT, vocab_size=30))
+    refused("without a vision tower", save(tmp_path / "text", text))
+    whole = save(tmp_path / "whole")
+    (whole / "model.safetensors").rename(whole / "elsewhere")
+    refused("holds no weights", whole)
+    (whole / "elsewhere").rename(whole / "model.safetensors")
+    (whole / "chat_template.jinja").unlink()
+    refused("no chat template", whole)
+    (whole / "processor_config.json").unlink()
+    refused("no image processor", whole)
+
+
+def test_a_model_without_the_parts_is_refused():
+    with pytest.raises(ModelError, match="no vision tower"):
+        VlmAdapter(transformers.LlamaForCausalLM(transformers.LlamaConfig(**vlms.TEXT, vocab_size=30)), vlms.built()[1])
+
+
+def test_images_that_the_processor_refuses():
+    found = vlms.questions()
+    bad = Sample(torch.full((3, 16, 16), float("nan")), "a photo of red", key="broken.png")
+    found["forget"].append(Question(bad, "what colour is it ?", "red", "broken"))
+    model, processor = vlms.build_model(), vlms.build_processor()
+    asked = vlms.question_parts(found["forget"], found["retain"], found["neutral"])
+    with pytest.raises(DataError, match="broken.png.*refuses"):
+        VlmTask(model, processor, asked, "red", **QUICK)
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_a_question_longer_than_the_context():
+    found = vlms.questions()
+    shown = found["forget"][0].image
+    found["neutral"].append(Question(shown, "is it dark ? " * 30, "no", "long one"))
+    with pytest.raises(DataError, match="long one.*more than the 64"):
+        VlmTask(
+            vlms.build_model(), vlms.build_processor(),
+            vlms.question_parts(found["forget"], found["retain"], found["neutral"]), "red", **QUICK,
+        )  # fmt: skip
+
+
+def test_offloaded_parameters_are_refused(tmp_path):
+    accelerate = pytest.importorskip("accelerate")
+    model = vlms.build_model()
+    accelerate.disk_offload(model, str(tmp_path / "offload"), execution_device=torch.device("cpu"))
+    assert any(p.is_meta for p in model.parameters())
+    with pytest.raises(ModelError, match="offloaded.*meta device.*vision_tower"):
+        VlmTask(model, vlms.build_processor(), vlms.parts(), "red", **QUICK)
+
+
+def test_options_that_cannot_be():
+    for options, match in (
+        ({"align_weight": 0, "answer_weight": 0}, "not both zero"),
+        ({"batch_size": 0}, "at least 1"),
+        ({"validation": "guess"}, "'forced' or 'generated'"),
+        ({"match": "fuzzy"}, "'contains' or 'exact'"),
+    ):
+        with pytest.raises(ConfigError, match=match):
+            make_task(**options)
+    with pytest.raises(ConfigError, match="expected 'validation' or 'test'"):
+        make_task().evaluate("train")
+
+
+def test_a_question_on_two_sides_is_refused():
+    found = vlms.questions()
+    with pytest.raises(OverlapError, match="cannot be both"):
+        vlms.question_parts(found["forget"], found["retain"] + found["forget"][:1], found["neutral"])
