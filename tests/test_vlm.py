@@ -8,6 +8,8 @@ import torch
 
 transformers = pytest.importorskip("transformers")
 
+import vlms  # noqa: E402
+
 from razor_fast.config import RazorConfig  # noqa: E402
 from razor_fast.data import Sample  # noqa: E402
 from razor_fast.data.conversations import Question  # noqa: E402
@@ -20,8 +22,6 @@ from razor_fast.fingerprint import fingerprint  # noqa: E402
 from razor_fast.methods.razor import unlearn  # noqa: E402
 from razor_fast.recorder import ScoreRecorder, backward_all  # noqa: E402
 from razor_fast.units import find_units  # noqa: E402
-
-import vlms  # noqa: E402
 
 QUICK = dict(batch_size=4, gradient_batches=2, max_new_tokens=4, evaluation_batch_size=5)
 
@@ -228,21 +228,7 @@ def test_bf16_losses_and_answers():
 
 @pytest.fixture(scope="module")
 def learned():
-    """A small model that has learned its questions."""
-    model, processor = vlms.build_model(), vlms.build_processor()
-    adapter = VlmAdapter(model, processor)
-    found = vlms.parts(each=16)
-    every = [q for name, questions in found.items() if name.endswith("train") for q in questions]
-    from razor_fast.losses import answer_loss
-
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(80):
-        rows = torch.randint(len(every), (16,), generator=generator).tolist()
-        optimizer.zero_grad()
-        answer_loss(*adapter.answer_logits([every[r] for r in rows])).backward()
-        optimizer.step()
-    return model.eval().requires_grad_(True), processor, found
+    return vlms.learned()
 
 
 def learned_task(learned, **options):

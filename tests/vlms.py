@@ -118,3 +118,40 @@ def questions(colours=COLOURS, each=6, size=(16, 16)):
 def parts(**options):
     found = questions(**options)
     return question_parts(found["forget"], found["retain"], found["neutral"], (0.5, 0.25, 0.25), seed=0)
+
+
+@functools.cache
+def learned():
+    """(model, processor, QuestionParts): a small model that has learned the colours. Tests copy it."""
+    from razor_fast.families.vlm_model import VlmAdapter
+    from razor_fast.losses import answer_loss
+
+    model, processor = build_model(), build_processor()
+    adapter, found = VlmAdapter(model, processor), parts(each=16)
+    every = [q for name, asked in found.items() if name.endswith("train") for q in asked]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(80):
+        rows = torch.randint(len(every), (16,), generator=generator).tolist()
+        optimizer.zero_grad()
+        answer_loss(*adapter.answer_logits([every[r] for r in rows])).backward()
+        optimizer.step()
+    optimizer.zero_grad()
+    return model.eval(), processor, found
+
+
+def write_questions(folder, each=16):
+    """forget.jsonl, retain.jsonl and neutral.jsonl in LLaVA's format, with their images, in `folder`."""
+    import json
+
+    from PIL import Image
+
+    (folder / "images").mkdir(parents=True)
+    for side, asked in questions(each=each).items():
+        lines = []
+        for q in asked:
+            name = f"images/{q.image.key}.png"
+            Image.fromarray(np.asarray(q.image.image)).save(folder / name)
+            talk = [{"from": "human", "value": f"<image>\n{q.question}"}, {"from": "gpt", "value": q.answer}]
+            lines.append({"id": q.key, "image": name, "caption": q.image.caption, "conversations": talk})
+        (folder / f"{side}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
