@@ -13,7 +13,7 @@ import vlms  # noqa: E402
 from razor_fast.config import RazorConfig  # noqa: E402
 from razor_fast.data import Sample  # noqa: E402
 from razor_fast.data.conversations import Question  # noqa: E402
-from razor_fast.errors import ConfigError, DataError, ModelError, OverlapError  # noqa: E402
+from razor_fast.errors import ConfigError, DataError, ModelError, NoGradientError, OverlapError  # noqa: E402
 from razor_fast.families.task import Task  # noqa: E402
 from razor_fast.families.vlm import VlmTask  # noqa: E402
 from razor_fast.families.vlm_model import VlmAdapter  # noqa: E402
@@ -145,6 +145,22 @@ def test_editable_parts():
     assert {unit.tower for unit in both} == {"vision", "language"}
     with pytest.raises(ConfigError, match="expected one or more of vision_tower"):
         make_task(editable=("tower",))
+
+
+def test_losses_that_reach_nothing_are_left_out():
+    """An edit of the language model alone has no alignment; the tower's last layer, which LLaVA passes over, no answer loss."""
+    task = make_task(editable="language_model")
+    with ScoreRecorder(task.model, find_units(task.model), freeze_others=True) as recorder, recorder.forget():
+        assert backward_all(task.losses("forget", 0, 0), "forget") > 0
+    last = "model.vision_tower.encoder.layers.1.mlp.fc1.weight"
+    task = make_task(text_tower=text_tower())
+    units = find_units(task.model).subset([last])
+    with ScoreRecorder(task.model, units, freeze_others=True) as recorder:
+        with recorder.forget():
+            assert backward_all(task.losses("forget", 0, 0), "forget") > 0
+        assert recorder.gradients("forget")[last].abs().max() > 0
+        with pytest.raises(NoGradientError), recorder.retain():
+            backward_all(task.losses("retain", 0, 0), "retain")
 
 
 def test_generation_is_greedy_for_any_batch_size(task):

@@ -173,10 +173,8 @@ class VlmTask:
     def _losses_of(self, side, questions):
         lower = "task.batch_size, or use bf16 weights, or spread the model with model.device_map"
         with memory_advice(f"computing the {side} loss", lower):
-            if side == "forget" and self.align_weight:
-                yield self.align_weight * losses.cosine_embedding_loss(*self.alignment(questions))
-            if side == "forget" and self.answer_weight:
-                yield self.answer_weight * losses.answer_loss(*self.adapter.answer_logits(questions))
+            if side == "forget":
+                yield from self._forget_losses(questions)
             if side == "retain" and self.retain == "answers":
                 yield losses.answer_loss(*self.adapter.answer_logits(questions))
             elif side == "retain":
@@ -185,6 +183,20 @@ class VlmTask:
                 yield losses.info_nce(images, texts, self.alignment.scale, groups)
             if side == "mismatch":
                 yield self._drift(questions)
+
+    def _forget_losses(self, questions):
+        """A loss that reaches nothing that is trained (the tower's last layer, which LLaVA passes over; a language model, from
+        the tower's features) is left out; where neither does, the loop is to say so."""
+        reached = False
+        if self.align_weight:
+            loss = losses.cosine_embedding_loss(*self.alignment(questions))
+            reached = loss.requires_grad
+            if reached or not self.answer_weight:
+                yield self.align_weight * loss
+        if self.answer_weight:
+            loss = losses.answer_loss(*self.adapter.answer_logits(questions))
+            if loss.requires_grad or not reached:
+                yield self.answer_weight * loss
 
     def _drift(self, questions):
         logits, _, mask = self.adapter.answer_logits(questions)
