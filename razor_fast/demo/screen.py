@@ -5,16 +5,17 @@ from contextlib import contextmanager
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-__all__ = ["training_progress", "compare_table"]
+__all__ = ["answers_table", "compare_table", "training_progress"]
 
 SHARES = ("forget_accuracy", "retain_accuracy", "retrieval_stability", "unlearning_accuracy", "in_domain_accuracy",
-          "cross_domain_accuracy")  # fmt: skip
+          "cross_domain_accuracy", "neutral_accuracy")  # fmt: skip
 WORDS = {
     "unlearning_accuracy": "UA: images asked for as {} that are not {}",
     "in_domain_accuracy": "IRA: other classes of its kind recognised",
     "cross_domain_accuracy": "CRA: the other kind recognised",
     "forget_accuracy": "{} still recognised (down is better)",
     "retain_accuracy": "other classes recognised",
+    "neutral_accuracy": "neutral questions answered right",
     "retrieval_stability": "top caption unchanged on what is kept",
     "forget_alignment": "{} image-caption cosine",
     "membership_auc": "membership attack AUC (0.5: nothing leaks)",
@@ -43,6 +44,19 @@ def training_progress(console):
                 bar.update(rows[what], completed=done, loss=loss.item())
 
         yield progress
+
+
+def answers_table(dialogues):
+    """report.data.Dialogue entries -> a rich Table: question, right answer, and what each model says."""
+    names = list(dialogues[0].answers) if dialogues else []
+    table = Table(title="test questions")
+    for title in ("", "question", "right", *names):
+        table.add_column(title)
+    for dialogue in dialogues:
+        table.add_row(
+            dialogue.side, dialogue.question, dialogue.truth, *(dialogue.answers.get(name) or "-" for name in names)
+        )
+    return table
 
 
 def compare_table(columns, concept):

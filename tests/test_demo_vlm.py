@@ -1,0 +1,156 @@
+"""The demo's path with models trained for a moment; its quality is a benchmark (benchmarks/quality/demo_vlm.py)."""
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+pytest.importorskip("transformers")
+pytest.importorskip("sklearn")
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.quality import easyvqa  # noqa: E402
+from razor_fast.config import RazorConfig  # noqa: E402
+from razor_fast.demo import vlm as demo  # noqa: E402
+from razor_fast.demo.questions import KINDS, QUESTIONS, STROKES, answer, digit_questions, load_scans  # noqa: E402
+from razor_fast.demo.vlm_training import Recipe, _Turns, build_model, build_processor, trained_folder  # noqa: E402
+from razor_fast.errors import ConfigError, RunDirectoryError  # noqa: E402
+from razor_fast.families.vlm_loading import load_vlm  # noqa: E402
+from razor_fast.families.vlm_model import VlmAdapter  # noqa: E402
+from razor_fast.fingerprint import fingerprint  # noqa: E402
+
+TINY = dict(tower_steps=2, vision_width=32, vision_layers=1, text_width=32, text_layers=1, steps=3, batch_size=8)
+
+
+def test_strokes_differ_and_answers_follow():
+    images, digits = load_scans()
+    assert images.shape == (1797, len(STROKES), 32, 32)
+    ink = images.mean(axis=(2, 3))
+    assert (ink[:, 1] > 1.2 * ink[:, 0]).all()
+    assert [answer("digit", 7, 0), answer("larger", 7, 0), answer("larger", 5, 0), answer("stroke", 7, 1)] == [
+        "seven", "yes", "no", "yes"
+    ]  # fmt: skip
+
+
+def test_sides_hold_what_they_should():
+    parts, images, digits = digit_questions("seven", seed=1)
+    assert len(images) == len(digits) == 1078 and set(digits) == set(range(10))
+    for name, asked in parts.items():
+        labels = {question.image.label for question in asked}
+        side = name.split(".")[0]
+        assert labels == {"seven"} if side == "forget" else ("seven" in labels) == (side == "neutral")
+        kinds = {kind for kind in KINDS for question in asked if question.question in QUESTIONS[kind]}
+        assert kinds == {"forget": {"digit"}, "retain": {"digit", "larger"}, "neutral": {"stroke"}}[side]
+    scans = [{q.image.key.split("/")[0] for n, asked in parts.items() if n.endswith(part) for q in asked}
+             for part in ("train", "validation", "test")]  # fmt: skip
+    assert not scans[0] & scans[1] and not scans[0] & scans[2] and not scans[1] & scans[2]
+    assert parts.summary() == digit_questions("seven", seed=1)[0].summary() != digit_questions("seven", seed=2)[0].summary()
+
+
+def test_training_speaks_as_the_processor_does():
+    """The ids that training shows are those of the checkpoint's own chat template and image processor."""
+    parts, _, _ = digit_questions("seven")
+    recipe = Recipe(**TINY)
+    processor = build_processor(recipe, [*(q for asked in QUESTIONS.values() for q in asked), "seven yes no"])
+    adapter = VlmAdapter(build_model(recipe, processor), processor)
+    question = parts["forget.test"][0]
+    encoded = adapter.encode(question)
+    prompt, said = _Turns(processor, recipe).turn(question.question, question.answer, True)
+    assert (encoded.prompt, encoded.answer) == (prompt, said)
+    assert processor.tokenizer.unk_token_id not in prompt + said
+
+
+def test_training_is_deterministic_and_cached(tmp_path):
+    images, digits = load_scans()
+    recipe = Recipe(**TINY)
+    first = trained_folder(images[:20], digits[:20], recipe, tmp_path / "a")
+    assert trained_folder(images[:20], digits[:20], recipe, tmp_path / "a") == first
+    assert [p.name for p in (tmp_path / "a").iterdir()] == [first.name]
+    again = trained_folder(images[:20], digits[:20], recipe, tmp_path / "b")
+    assert again.name == first.name
+    models = [load_vlm(folder, device="cpu").model for folder in (first, again)]
+    assert fingerprint(models[0]) == fingerprint(models[1])
+    assert trained_folder(images[:21], digits[:21], recipe, tmp_path / "a") != first
+
+
+def test_the_demo_runs_end_to_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "Recipe", lambda seed=0: Recipe(**TINY, seed=seed))
+    monkeypatch.setattr(demo, "digit_questions", few_questions)
+    shown = Console(file=io.StringIO(), width=200)
+    config = RazorConfig(max_rounds=1, max_probes=2, inner_steps=1, initial_units=1, forget_target=-1.0)
+    found = demo.run_demo(tmp_path / "run", seed=1, config=config, console=shown)
+    assert list(found["columns"]) == ["original", "unlearned", "retrained"]
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "Questions and answers" in page and "seven" in page
+    result = json.loads((tmp_path / "run" / "result.json").read_text(encoding="utf-8"))
+    assert {d["side"] for d in result["dialogues"]} == {"forget", "retain", "neutral"}
+    assert list(result["dialogues"][0]["answers"]) == ["original", "unlearned", "retrained"]
+    printed = shown.file.getvalue()
+    assert "test questions" in printed and "neutral questions answered right" in printed
+
+
+def few_questions(forget, seed):
+    parts, images, digits = digit_questions(forget, seed)
+    sets = {name: asked[:6] for name, asked in parts.items()}
+    return type(parts)(sets), images[:40], digits[:40]
+
+
+def test_words_that_are_no_digit_and_folders_that_are_taken(tmp_path):
+    with pytest.raises(ConfigError, match="one of zero, one"):
+        demo.run_demo(tmp_path / "run", forget="cat")
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "file").touch()
+    with pytest.raises(RunDirectoryError):
+        demo.run_demo(tmp_path / "taken")
+    assert not (tmp_path / "demo-weights").exists()
+
+
+# the benchmark on easy-VQA, on made-up questions
+
+
+def write_easyvqa(folder):
+    for name, count in (("train", 90), ("test", 12)):
+        draw = np.random.default_rng(count)
+        images = draw.integers(0, 256, (count, 64, 64, 3), dtype=np.uint8)
+        names, rows = [*easyvqa.SHAPES, *easyvqa.COLOURS, "yes", "no"], []
+        for number in range(count):
+            shape, colour = easyvqa.SHAPES[number % 3], easyvqa.COLOURS[number % 8]
+            rows += [("what shape is present?", shape, number), ("what color is the shape?", colour, number),
+                     (f"is there a {colour} shape?", "yes", number), (f"is there a {shape}?", "yes", number)]  # fmt: skip
+        np.savez(
+            folder / f"easyvqa_{name}.npz", images=images, questions=[r[0] for r in rows], answer_names=names,
+            answers=np.array([names.index(r[1]) for r in rows], np.uint8), image_index=np.array([r[2] for r in rows], np.int32),
+        )  # fmt: skip
+
+
+def test_easyvqa_sides(tmp_path):
+    write_easyvqa(tmp_path)
+    parts = easyvqa.parts_of("triangle", tmp_path, 0, (50, 50, 50))
+    assert {q.answer for n, asked in parts.items() if n.startswith("forget") for q in asked} == {"triangle"}
+    assert {q.answer for n, asked in parts.items() if n.startswith("retain") for q in asked} == {"circle", "rectangle"}
+    neutral = {q.question for n, asked in parts.items() if n.startswith("neutral") for q in asked}
+    assert "what color is the shape?" in neutral and not any("circle" in q or "shape is" in q for q in neutral)
+
+
+def test_easyvqa_without_its_data(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["easyvqa", "--data", str(tmp_path)])
+    assert easyvqa.main() == 0 and "has no easyvqa_train.npz" in capsys.readouterr().out
+
+
+def test_easyvqa_runs_and_goes_on(tmp_path, monkeypatch, capsys):
+    write_easyvqa(tmp_path)
+    monkeypatch.setitem(easyvqa.SIZES, "small", (2, (12, 6, 6)))
+    monkeypatch.setattr(easyvqa, "Recipe", lambda **options: Recipe(**(TINY | {"patch_size": 16} | options)))
+    monkeypatch.setattr(easyvqa, "RazorConfig", lambda **o: RazorConfig(**o, max_rounds=1, max_probes=2, inner_steps=1))
+    monkeypatch.setattr(sys, "argv", ["easyvqa", "--data", str(tmp_path), "--concepts", "triangle", "--out", str(tmp_path / "o")])
+    assert easyvqa.main() == 0
+    said = capsys.readouterr().out
+    assert said.count("triangle, seed 0") == 3
+    monkeypatch.setattr(easyvqa, "trained", lambda *_: pytest.fail("trained again"))
+    assert easyvqa.main() == 0 and capsys.readouterr().out == said
+    assert torch.is_tensor(load_vlm(tmp_path / "o" / "llava-everything-2-0", device="cpu").model.lm_head.weight)
