@@ -3,6 +3,7 @@
 #   make test         the tests (pytest)            make lint       ruff
 #   make bench        time the operators, draw them make gpu-check OUT=folder    all that needs a GPU, in one go
 #   make demo-diffusion                             the same with a small Stable Diffusion
+#   make demo-vlm                                   the same with a small LLaVA
 #   make demo-seeds   the demos' bars, mean of three seeds
 #   make results      docs/results.md and README's figures from benchmarks/results
 
@@ -11,6 +12,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= runs/demo-clip
 DEMO_DIFFUSION ?= runs/demo-diffusion
+DEMO_VLM ?= runs/demo-vlm
 BENCH ?= runs/benchmarks
 STAMPS := $(VENV)/.stamps
 
@@ -19,7 +21,7 @@ export OMP_WAIT_POLICY ?= passive
 
 NATIVE := setup.py $(wildcard csrc/*.* csrc/*/*.*)
 
-.PHONY: demo demo-diffusion demo-seeds test bench results lint gpu-check clean
+.PHONY: demo demo-diffusion demo-vlm demo-seeds test bench results lint gpu-check clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMPS)/installed
@@ -28,9 +30,13 @@ demo: $(STAMPS)/installed
 demo-diffusion: $(STAMPS)/installed
 	$(BIN)/razor-fast demo diffusion --output $(DEMO_DIFFUSION)
 
+demo-vlm: $(STAMPS)/installed
+	$(BIN)/razor-fast demo vlm --output $(DEMO_VLM)
+
 demo-seeds: $(STAMPS)/installed
 	$(BIN)/python -m benchmarks.quality.demo_clip
 	$(BIN)/python -m benchmarks.quality.demo_diffusion
+	$(BIN)/python -m benchmarks.quality.demo_vlm
 
 test: $(STAMPS)/installed
 	$(BIN)/pytest
@@ -58,7 +64,7 @@ $(STAMPS)/torch: constraints.txt
 	mkdir -p $(STAMPS) && touch $@
 
 $(STAMPS)/installed: $(STAMPS)/torch pyproject.toml $(NATIVE)
-	$(BIN)/pip install --quiet --no-build-isolation --constraint constraints.txt --editable ".[clip,diffusion,report,dev]"
+	$(BIN)/pip install --quiet --no-build-isolation --constraint constraints.txt --editable ".[clip,diffusion,vlm,report,dev]"
 	mkdir -p $(STAMPS) && touch $@
 
 clean:

@@ -84,7 +84,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 TOP = (
-    "Make CLIP or Stable Diffusion forget a concept by editing few layers and heads, and prove what was done.\n\n"
+    "Make CLIP, Stable Diffusion or LLaVA forget a concept by editing few layers and heads, and prove what was done.\n\n"
     "Start with [bold]razor-fast demo clip[/bold]; then write a configuration (examples/, docs/config.md) and run "
     "[bold]razor-fast unlearn run.yaml[/bold]. What comes out is an edit: a small file that applies to, reverts from "
     "and merges into checkpoints of the same model.\n\n"
@@ -188,6 +188,30 @@ def demo_diffusion(
     from .running import run_demo_diffusion
 
     run_demo_diffusion(forget, seed, output, seeds, cache)
+
+
+@command(demo, "vlm")
+def demo_vlm(
+    forget: Annotated[str, typer.Option(help="The digit to forget, by name or number.")] = "seven",
+    seed: Annotated[int, typer.Option(min=0, help="Governs training, splits, questions and batches.")] = 0,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to; new or empty.")] = Path(
+        "runs/demo-vlm"
+    ),
+    seeds: Annotated[int, typer.Option(min=1, help="Repeat with so many seeds, from --seed on; show the mean.")] = 1,
+    cache: Annotated[Path | None, typer.Option(help="Folder where trained models are kept for the next time.")] = None,
+):
+    """Train a small LLaVA on questions about handwritten digits, make it forget one digit, ask again.
+
+    Which digit is it, is it larger than five, is the stroke thick: questions and answers before and after, beside a model
+    that never saw the digit. Needs no network and no GPU. Writes the edit and its undo file, the log, the scores and
+    report.html.
+
+    Example: [bold]razor-fast demo vlm --forget four --output runs/four[/bold]
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    from .running import run_demo_vlm
+
+    run_demo_vlm(forget, seed, output, seeds, cache)
 
 
 @command(app)

@@ -15,7 +15,7 @@ from ..errors import ConfigError, RazorError, RunDirectoryError
 from ..run_config import load_run_config
 from .console import say, stderr, stdout
 
-__all__ = ["run_demo_clip", "run_demo_diffusion", "run_report", "run_score", "run_unlearn"]
+__all__ = ["run_demo_clip", "run_demo_diffusion", "run_demo_vlm", "run_report", "run_score", "run_unlearn"]
 
 
 class _Phases:
@@ -35,6 +35,8 @@ class _Phases:
 
 def _prepare(config, phase):
     """(task, units to choose from or None for all) that a configuration asks for. Raises named errors, cheapest checks first."""
+    if config.family == "vlm":
+        return _prepare_vlm(config, phase), None
     return _prepare_diffusion(config, phase) if config.family == "diffusion" else (_prepare_clip(config, phase), None)
 
 
@@ -53,6 +55,29 @@ def _prepare_diffusion(config, phase):
     with phase(f"loading {config.model.folder}; images and predictions of the model as it is"):
         task = building.build_task(config, prompts, images)
     return task, building.editable_units(config, task)
+
+
+def _prepare_vlm(config, phase):
+    with phase("loading libraries"):
+        from ..families.vlm_memory import estimate_memory
+        from . import building_vlm as building
+    building.check_paths(config)
+    with phase("reading questions"):
+        parts = building.build_parts(config)
+    if phase.console is not None:
+        say(phase.console, f"questions: {', '.join(f'{name} {len(questions)}' for name, questions in parts.items())}")
+    with phase(f"loading {config.model.folder}; answers of the model as it is"):
+        task = building.build_task(config, parts)
+    if phase.console is not None:
+        say(phase.console, f"memory, estimated: {estimate_memory(task)}")
+    return task
+
+
+def _say_peak(console, task):
+    from ..families.vlm_memory import gigabytes, peak_memory
+
+    peak, what = peak_memory(task.model)
+    say(console, f"memory, measured: {gigabytes(peak)} at most, {what}")
 
 
 def _prepare_clip(config, phase):
@@ -93,6 +118,8 @@ def run_unlearn(path: Path, overrides, output: Path | None, *, quiet=False, prob
         if not resumes:
             _remove_begun(output, existed)
         raise
+    if config.family == "vlm" and phase.console is not None:
+        _say_peak(phase.console, task)
     out = stdout()
     say(out, f"{config.concept}: {outcome.message}", "bold green" if outcome.outcome in _GOOD else "bold yellow")
     if not quiet:
@@ -222,6 +249,12 @@ def run_demo_clip(forget: str, *options) -> None:
 
 def run_demo_diffusion(forget: str, *options) -> None:
     from ..demo.diffusion import run_demo
+
+    _run_demo(run_demo, forget, *options)
+
+
+def run_demo_vlm(forget: str, *options) -> None:
+    from ..demo.vlm import run_demo
 
     _run_demo(run_demo, forget, *options)
 

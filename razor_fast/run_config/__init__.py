@@ -2,9 +2,9 @@
 
     config = load_run_config("run.yaml", overrides=["razor.alpha=0.3"])
 
-`family` says of what kind the model is, and so which options there are (clip.py, diffusion.py). Paths in the file start at
-the file's folder, paths in overrides at the current one. Every problem is named with its option, its line, the value given
-and the remedy. Calls config and errors only: no torch, so that it answers at once.
+`family` says of what kind the model is, and so which options there are (clip.py, diffusion.py,
+vlm.py). Paths in the file start at the file's folder, paths in overrides at the current one. Every problem is named with
+its option, its line, the value given and the remedy. Calls config and errors only: no torch, so that it answers at once.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from .diffusion import DiffusionRunConfig
 from .messages import describe, section_class
 from .reading import override, read_yaml, resolve_paths
 from .sections import PART_NAMES, DataSection, Run, SideSection, SourceSection
+from .vlm import VlmRunConfig
 
 __all__ = ["FAMILIES", "PART_NAMES", "DataSection", "DiffusionRunConfig", "ModelSection", "Run", "RunConfig", "SideSection",
-           "SourceSection", "TaskSection", "load_run_config", "section_class"]  # fmt: skip
+           "SourceSection", "TaskSection", "VlmRunConfig", "load_run_config", "section_class"]  # fmt: skip
 
-FAMILIES = {"clip": RunConfig, "diffusion": DiffusionRunConfig}
+FAMILIES = {"clip": RunConfig, "diffusion": DiffusionRunConfig, "vlm": VlmRunConfig}
 
 
 def load_run_config(path: str | os.PathLike, overrides: list[str] | tuple[str, ...] = ()) -> Run:

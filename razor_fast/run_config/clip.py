@@ -63,7 +63,7 @@ class TaskSection(Section):
 class RunConfig(Run):
     """A whole run on a CLIP model."""
 
-    family: Literal["clip"] = Field("clip", description="of the model: clip, or diffusion (the tables further down)")
+    family: Literal["clip"] = Field("clip", description="of the model: clip, diffusion or vlm (the tables further down)")
     model: ModelSection = Field(description="the model that is to forget")
     data: DataSection = Field(description="what it is to lose and to keep")
     concept: str = Field(description="the class, object, person or style to lose")

@@ -17,7 +17,7 @@ CHECKPOINT_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".npz")
 ADDRESS = re.compile(r"(hf-hub|local-dir):")
 # options that hold a path, and those that hold either a path or a name, by the name of their section
 PATHS = {
-    "model": ("config", "folder"),
+    "model": ("config", "folder", "text_tower"),
     "source": ("path", "root"),
     "run": ("output", "prompts"),
     "classifier": ("checkpoint",),
@@ -158,7 +158,7 @@ def resolve_paths(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
         data = tree["data"] = dict(data)
         if "source" in data:
             data["source"] = section(data["source"], "source")
-        for side in ("forget", "retain"):
+        for side in ("forget", "retain", "neutral"):
             inner = data.get(side)
             if not isinstance(inner, dict) or "path" in inner:
                 if side in data:
