@@ -86,6 +86,25 @@ def test_answers_are_the_words_of_the_template_and_end(task):
     assert text.endswith("what colour is it ? ASSISTANT : red USER : is it dark ? ASSISTANT :")
 
 
+@pytest.mark.parametrize("kind", ["llava", "next"])
+def test_a_batch_is_its_questions(kind):
+    """Prompts of different lengths, and in LLaVA-NeXT images of different sizes, with tiles and tokens of their own."""
+    adapter = VlmAdapter(*vlms.built(kind))
+    wide, tall, small = (vlms.questions(each=2, size=size) for size in ((16, 40), (40, 16), (16, 16)))
+    asked = [wide["forget"][0], tall["retain"][0], small["neutral"][1], wide["neutral"][0]]
+    lengths = {len(adapter.encode(question).prompt) for question in asked}
+    assert len(lengths) > 2
+    with torch.no_grad():
+        logits, targets, mask = adapter.answer_logits(asked)
+        together = adapter.projected_features(asked)
+        for row, question in enumerate(asked):
+            own, own_targets, own_mask = adapter.answer_logits([question])
+            assert torch.equal(own_targets[own_mask], targets[row][mask[row]])
+            assert torch.allclose(own[own_mask], logits[row][mask[row]], atol=1e-4)
+            assert torch.allclose(adapter.projected_features([question])[0], together[row], atol=1e-5)
+    assert adapter.generate(asked, max_new_tokens=5, batch_size=4) == adapter.generate(asked, max_new_tokens=5, batch_size=1)
+
+
 def test_losses_are_low_for_what_is_known_and_sum_over_micro_batches(task):
     whole, small = (make_task(batch_size=size, gradient_batches=8 // size) for size in (8, 2))
     for side in ("forget", "retain", "mismatch"):
