@@ -23,7 +23,7 @@ QUESTIONS = {
     "stroke": ("Is the stroke thick?", "Was a thick pen used?"),
 }
 KINDS = tuple(QUESTIONS)
-MOST = {"validation": 240, "test": 600}  # questions of a side
+MOST = {"train": 1500, "validation": 240, "test": 600}  # questions of a side
 
 
 def answer(kind, digit, stroke):

@@ -18,8 +18,23 @@ __all__ = ["demo_config", "demo_task", "run_demo"]
 
 
 def demo_config(seed=0):
-    """The demo's RazorConfig."""
-    return RazorConfig(seed=seed, retain_tolerance=0.01)
+    """The demo's RazorConfig. A drop of 1.5 points is tolerated on validation.
+
+    Several units move together, each a little, in blocks of the tower: what makes patches into tokens serves all digits alike.
+    The answers that must be kept are known by heart, so that their gradients are small beside those of the answers to be lost:
+    the weights, and a longer walk, bring them up.
+    """
+    return RazorConfig(
+        seed=seed,
+        include=("*.encoder.layers.*",),
+        step="joint",
+        initial_units=8,
+        inner_steps=24,
+        lambda_retain=5.0,
+        lambda_mismatch=5.0,
+        retain_tolerance=0.015,
+        max_rounds=4,
+    )
 
 
 def demo_task(forget="seven", seed=0, cache="demo-weights", progress=None):
