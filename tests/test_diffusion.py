@@ -278,9 +278,11 @@ def test_text_embeddings_are_kept_until_an_encoder_is_written_to(monkeypatch):
     with torch.no_grad():
         next(adapter.pipeline.text_encoder.parameters()).add_(0.1)
     assert not torch.equal(texts(["a cat"]).embeddings[0], first.embeddings[0])
+    nothing, before = texts.empty(), len(calls)
+    assert texts.empty() is nothing and len(calls) == before
     for parameter in adapter.pipeline.text_encoder.parameters():
         parameter.requires_grad_(True)
-    assert texts(["a cat"]).embeddings.requires_grad
+    assert texts(["a cat"]).embeddings.requires_grad and texts.empty().embeddings.requires_grad
 
 
 def test_alignment_falls_where_the_concept_is_known():

@@ -33,9 +33,7 @@ class TextCache:
         if self.trainable():
             place = {prompt: row for row, prompt in enumerate(unique)}
             return self._rows(self.adapter.encode(unique), [place[p] for p in prompts])
-        now = tuple(p._version for p in self.parameters)
-        if now != self.seen:
-            self.kept, self.seen = {}, now
+        self._forget_old()
         missing = [p for p in unique if p not in self.kept]
         with torch.no_grad():
             for start in range(0, len(missing), 64):
@@ -46,9 +44,19 @@ class TextCache:
         return Conditioning.stack([self.kept[p] for p in prompts])
 
     def empty(self):
-        """The Conditioning of no prompt, one row; None where the kind has no classifier-free guidance."""
-        with torch.no_grad():
+        """The Conditioning of no prompt, one row; None where the kind has no classifier-free guidance. Kept as others are."""
+        if self.trainable():
             return self.adapter.encode_empty()
+        self._forget_old()
+        if None not in self.kept:
+            with torch.no_grad():
+                self.kept[None] = self.adapter.encode_empty()
+        return self.kept[None]
+
+    def _forget_old(self):
+        now = tuple(p._version for p in self.parameters)
+        if now != self.seen:
+            self.kept, self.seen = {}, now
 
     def _rows(self, conditioning, index):
         return conditioning.rows(torch.tensor(index, device=conditioning.embeddings.device))
