@@ -2,7 +2,8 @@
 
     python -m benchmarks.results_page
 
-demo_clip.csv is written by `python -m benchmarks.quality.demo_clip --out ...`, and <device>/<version>.csv by `make bench`.
+demo_clip.csv and demo_diffusion.csv are written by `python -m benchmarks.quality.demo_clip --out ...` and
+`python -m benchmarks.quality.demo_diffusion --out ...`, and <device>/<version>.csv by `make bench`.
 tests/test_results_page.py compares page and block with the files.
 """
 
@@ -51,6 +52,31 @@ def demo_section(rows):
         "The membership attack has some fifty forget samples to learn from: where nothing leaks, its AUC scatters about one "
         "half with a standard deviation of 0.07 (docs/metrics.md).",
     ]
+    return lines
+
+
+CANVAS = {"unlearning_accuracy": "UA", "in_domain_accuracy": "IRA", "cross_domain_accuracy": "CRA"}
+
+
+def diffusion_section(rows):
+    """The diffusion demo: a row for each request and model."""
+    seeds = sorted({int(row["seed"]) for row in rows})
+    lines = [
+        "## The diffusion demo",
+        "",
+        f"`make demo-seeds`: test prompts and seeds, mean of {len(seeds)} seeds (least to greatest), each with its own split, "
+        "pipelines and search.",
+        "",
+        "| request | model | " + " | ".join(CANVAS.values()) + " |",
+        "|---|---|" + "---|" * len(CANVAS),
+    ]
+    for forget in dict.fromkeys(row["forget"] for row in rows):
+        for model in ("original", "unlearned", "retrained"):
+            cells = []
+            for metric in CANVAS:
+                values = [100 * float(r[metric]) for r in rows if r["forget"] == forget and r["model"] == model]
+                cells.append(f"{mean(values):.1f} % ({min(values):.1f} to {max(values):.1f})")
+            lines.append(f"| {forget} | {model} | " + " | ".join(cells) + " |")
     return lines
 
 
@@ -110,6 +136,8 @@ def page():
     files = {path: latest(read(path)) for path in newest(RESULTS).values()}
     lines = ["# Results", "", made, "", "## The bars", "", *bars_table(files.values()), "", *NOTES.splitlines(), ""]
     lines += demo_section(read(RESULTS / "demo_clip.csv"))
+    if (RESULTS / "demo_diffusion.csv").exists():
+        lines += ["", *diffusion_section(read(RESULTS / "demo_diffusion.csv"))]
     for path, rows in files.items():
         lines += ["", *operators_section(path, rows)]
     return "\n".join(lines) + "\n"
