@@ -50,8 +50,8 @@ class Prompts:
 
     domain: "object" or "style". concept: the class to forget. objects, styles: all classes of the domains; the concept's
     domain needs at least one other class to keep, the other domain may be empty. templates: with {object} and {style}; at
-    least three, dealt to train, validation and test in turn, so that no part sees another's wording. rows: instead of
-    templates, (part, Prompt) pairs from `read_prompts`.
+    least three: the first third is for train, then validation, then test, so that no part sees another's wording. Give
+    each third like mixtures of wordings. rows: instead of templates, (part, Prompt) pairs from `read_prompts`.
 
     forget, retain: dicts part -> list of Prompt. anchors: for each forget prompt of train the same prompt with other classes
     in the concept's place.
@@ -109,10 +109,11 @@ class Prompts:
                 f"{len(self.templates)} templates are given; at least 3 different ones are needed, since train, validation "
                 "and test share no prompt"
             )
-        for number, template in enumerate(dict.fromkeys(self.templates)):
+        templates = list(dict.fromkeys(self.templates))
+        for number, template in enumerate(templates):
             for names in product(*(self.classes[d] for d in gaps)):
                 fields = dict(zip(gaps, names))
-                yield PARTS[number % 3], Prompt(template.format(**fields), **fields)
+                yield PARTS[number * 3 // len(templates)], Prompt(template.format(**fields), **fields)
 
     def _check(self):
         for side, name in ((self.forget, "forget"), (self.retain, "keep")):

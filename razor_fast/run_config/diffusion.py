@@ -113,7 +113,7 @@ class DiffusionRunConfig(Run):
     styles: Lines = Field((), description="all styles (list, or text file)")
     templates: Lines | None = Field(
         None, description="prompts with {object} and {style} (list, or text file), at least 3: train, validation and test "
-        "share none; default: six built in"
+        "share none (a third each, in order); default: six built in"
     )  # fmt: skip
     prompts: Name | None = Field(
         None, description="instead of templates: a csv with the columns prompt, object, style, part (docs/data.md)"
