@@ -137,6 +137,12 @@ def test_the_pipeline_draws_its_own_train_set_without_data(home, tmp_path):
     assert done.exit_code == 2 and "no such file (classifiers.style.checkpoint)" in done.stderr
 
 
+def test_some_of_the_images_are_drawn_by_the_seed():
+    few = building_diffusion._some(list(range(100)), 10, 0)
+    assert len(set(few)) == 10 and few == building_diffusion._some(list(range(100)), 10, 0) and max(few) > 50
+    assert sorted(building_diffusion._some([1, 2, 3], 10, 1)) == [1, 2, 3]
+
+
 def test_score_changes_nothing(home):
     done = good("score", home / "run.yaml", "--top", 5)
     assert "nothing was changed" in done.stdout and "text_encoder" in done.stdout

@@ -98,7 +98,8 @@ def build_task(config: DiffusionRunConfig, prompts: Prompts, images) -> Diffusio
     task = config.task
     if images is not None:
         most = {"forget": config.data.max_forget, "retain": config.data.max_retain}
-        images = {side: list(samples)[: most[side]] for side, samples in images.items()}
+        # sources come class by class: the first so many would leave whole classes out
+        images = {side: _some(samples, most[side], config.seed) for side, samples in images.items()}
     return DiffusionTask(
         pipeline, prompts, classifiers=classifiers, images=images, train_images=(task.drawn_forget, task.drawn_retain),
         keep=task.keep_drawn,
@@ -107,6 +108,12 @@ def build_task(config: DiffusionRunConfig, prompts: Prompts, images) -> Diffusio
         autocast=task.autocast, gradient_checkpointing=task.gradient_checkpointing, reference=reference, quality=quality,
         seed=config.seed,
     )  # fmt: skip
+
+
+def _some(samples, count, seed):
+    """At most `count` samples, drawn by the seed."""
+    order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed)).tolist()
+    return [samples[place] for place in order[:count]]
 
 
 def _drawing(section):
