@@ -4,6 +4,8 @@ import pytest
 
 # small tensors gain nothing from threads, and test runs share cores; the thread tests set their own number
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# read when huggingface_hub is first imported, by whichever test file comes first: no test may reach for a hub
+os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
 
 import torch  # noqa: E402
 
