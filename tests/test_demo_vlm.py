@@ -154,3 +154,16 @@ def test_easyvqa_runs_and_goes_on(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(easyvqa, "trained", lambda *_: pytest.fail("trained again"))
     assert easyvqa.main() == 0 and capsys.readouterr().out == said
     assert torch.is_tensor(load_vlm(tmp_path / "o" / "llava-everything-2-0", device="cpu").model.lm_head.weight)
+
+
+@pytest.mark.quality
+@pytest.mark.timeout(1200)
+def test_the_demo_forgets_and_keeps_the_rest(tmp_path_factory):
+    """One seed against the bars of benchmarks/quality/demo_vlm.py, which takes the mean of three: wider by a point or two."""
+    folder = tmp_path_factory.mktemp("demo")
+    found = demo.run_demo(folder / "run", cache=folder / "weights", console=Console(file=io.StringIO(), width=200))
+    original, unlearned, retrained = (found["columns"][name] for name in ("original", "unlearned", "retrained"))
+    assert original["retain_accuracy"] > 0.95 and original["neutral_accuracy"] > 0.95
+    assert unlearned["forget_accuracy"] <= retrained["forget_accuracy"] + 0.05
+    assert unlearned["retain_accuracy"] >= original["retain_accuracy"] - 0.03
+    assert unlearned["neutral_accuracy"] >= original["neutral_accuracy"] - 0.03

@@ -30,10 +30,11 @@ def demo_config(seed=0):
         step="joint",
         initial_units=8,
         inner_steps=24,
-        lambda_retain=5.0,
-        lambda_mismatch=5.0,
+        inner_share=0.01,
+        lambda_retain=10.0,
+        lambda_mismatch=10.0,
         retain_tolerance=0.015,
-        max_rounds=4,
+        max_rounds=3,
     )
 
 
