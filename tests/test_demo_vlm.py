@@ -144,16 +144,16 @@ def test_easyvqa_without_its_data(tmp_path, monkeypatch, capsys):
 
 def test_easyvqa_runs_and_goes_on(tmp_path, monkeypatch, capsys):
     write_easyvqa(tmp_path)
-    monkeypatch.setitem(easyvqa.SIZES, "small", (2, (12, 6, 6)))
-    monkeypatch.setattr(easyvqa, "Recipe", lambda **options: Recipe(**(TINY | {"patch_size": 16} | options)))
-    monkeypatch.setattr(easyvqa, "RazorConfig", lambda **o: RazorConfig(**o, max_rounds=1, max_probes=2, inner_steps=1))
+    monkeypatch.setitem(easyvqa.SIZES, "small", (2, 2, (12, 6, 6)))
+    monkeypatch.setattr(easyvqa, "Recipe", lambda **options: Recipe(**(TINY | options)))
+    monkeypatch.setattr(easyvqa, "demo_config", lambda seed: RazorConfig(max_rounds=1, max_probes=2, inner_steps=1))
     monkeypatch.setattr(sys, "argv", ["easyvqa", "--data", str(tmp_path), "--concepts", "triangle", "--out", str(tmp_path / "o")])
     assert easyvqa.main() == 0
     said = capsys.readouterr().out
     assert said.count("triangle, seed 0") == 3
     monkeypatch.setattr(easyvqa, "trained", lambda *_: pytest.fail("trained again"))
     assert easyvqa.main() == 0 and capsys.readouterr().out == said
-    assert torch.is_tensor(load_vlm(tmp_path / "o" / "llava-everything-2-0", device="cpu").model.lm_head.weight)
+    assert torch.is_tensor(load_vlm(tmp_path / "o" / "llava-everything-2-2-0", device="cpu").model.lm_head.weight)
 
 
 @pytest.mark.quality

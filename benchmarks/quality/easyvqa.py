@@ -21,19 +21,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from razor_fast.config import RazorConfig
 from razor_fast.data import Sample
 from razor_fast.data.conversations import Question
 from razor_fast.data.question_parts import SIDES, QuestionParts
-from razor_fast.demo.vlm_training import MEAN, STD, Recipe, build_model, build_processor, train
+from razor_fast.demo.vlm import demo_config
+from razor_fast.demo.vlm_training import MEAN, STD, Recipe, build_model, build_processor, train, train_tower
 from razor_fast.families.loading import quiet
 from razor_fast.families.vlm import VlmTask
 from razor_fast.methods.razor import unlearn
 
 SHAPES = ("circle", "rectangle", "triangle")
 COLOURS = ("green", "red", "gray", "teal", "black", "yellow", "brown", "blue")
-# steps of training, questions of a side in (train, validation, test)
-SIZES = {"small": (700, (600, 120, 300)), "full": (4000, (4000, 240, 2000))}
+# steps of training (the tower alone, the whole), questions of a side in (train, validation, test)
+SIZES = {"small": (600, 400, (600, 120, 300)), "full": (4000, 2500, (4000, 240, 2000))}
 
 
 def read(folder, name):
@@ -87,6 +87,15 @@ class Draw:
     def __init__(self, images, asked, recipe):
         self.pixels = ((torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255) - MEAN) / STD
         self.asked, self.recipe = asked, recipe
+        seen = [(shown(questions, SHAPES), shown(questions, COLOURS)) for questions in asked]
+        self.known = [i for i, pair in enumerate(seen) if None not in pair]
+        self.labels = [SHAPES.index(s) * len(COLOURS) + COLOURS.index(c) if s and c else -1 for s, c in seen]
+
+    def labelled(self, generator):
+        """Images, and for each a number for its shape and colour."""
+        drawn = torch.randint(len(self.known), (self.recipe.batch_size,), generator=generator).tolist()
+        rows = [self.known[i] for i in drawn]
+        return self.pixels[rows], torch.tensor([self.labels[row] for row in rows])
 
     def __call__(self, generator):
         rows = torch.randint(len(self.asked), (self.recipe.batch_size,), generator=generator).tolist()
@@ -99,7 +108,7 @@ class Draw:
 
 def trained(out, recipe, folder, without, tell):
     """The folder of a model trained on the train file, without images of a concept where one is given."""
-    target = out / f"llava-{without or 'everything'}-{recipe.steps}-{recipe.seed}"
+    target = out / f"llava-{without or 'everything'}-{recipe.tower_steps}-{recipe.steps}-{recipe.seed}"
     if target.is_dir():
         return target
     images, asked = read(folder, "train")
@@ -110,7 +119,9 @@ def trained(out, recipe, folder, without, tell):
     every = sorted({text for questions in asked for pair in questions for text in pair})
     processor = build_processor(recipe, every)
     model = build_model(recipe, processor)
-    train(model, processor, Draw(images[rows], [asked[i] for i in rows], recipe), recipe, tell)
+    draw = Draw(images[rows], [asked[i] for i in rows], recipe)
+    train_tower(model, draw.labelled, len(SHAPES) * len(COLOURS), recipe, tell)
+    train(model, processor, draw, recipe, tell)
     part = Path(tempfile.mkdtemp(prefix=".writing-", dir=out))
     with quiet():
         model.save_pretrained(part)
@@ -119,12 +130,13 @@ def trained(out, recipe, folder, without, tell):
     return target
 
 
-def run(concept, seed, given, steps, most):
+def run(concept, seed, given):
     """Test metrics of the original, the unlearned and the retrained model, as kept in --out."""
     kept = given.out / f"{concept}-{given.size}-{seed}.json"
     if kept.is_file():
         return json.loads(kept.read_text())
-    recipe = Recipe(image_size=64, steps=steps, seed=seed)
+    tower_steps, steps, most = SIZES[given.size]
+    recipe = Recipe(image_size=64, patch_size=16, tower_steps=tower_steps, steps=steps, seed=seed)
 
     def tell(step, total, loss):
         if step % 100 == 0 or step == total:
@@ -137,7 +149,7 @@ def run(concept, seed, given, steps, most):
         max_new_tokens=4, batch_size=24, gradient_batches=4, evaluation_batch_size=64, seed=seed,
     )  # fmt: skip
     run_folder = given.out / f"run-{concept}-{given.size}-{seed}"
-    outcome = unlearn(task, RazorConfig(seed=seed, retain_tolerance=0.01), run_directory=run_folder)
+    outcome = unlearn(task, demo_config(seed), run_directory=run_folder)
     found = {
         "outcome": outcome.outcome,
         "seconds": outcome.totals["seconds"],
@@ -164,11 +176,10 @@ def main():
         print(f"not run: {given.data} has no {missing[0]}")
         return 0
     given.out.mkdir(parents=True, exist_ok=True)
-    steps, most = SIZES[given.size]
     rows = []
     for seed in range(given.seeds):
         for concept in given.concepts:
-            found = run(concept, seed, given, steps, most)
+            found = run(concept, seed, given)
             for model in ("original", "unlearned", "retrained"):
                 named = {k: v for k, v in found[model].items() if k.endswith("accuracy")}
                 rows.append({"concept": concept, "seed": seed, "model": model, "outcome": found["outcome"], **named})
