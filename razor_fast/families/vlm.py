@@ -150,10 +150,12 @@ class VlmTask:
 
     def _remember_answers(self, questions):
         """Answer ids by question: the frozen model's own words where they are right, else the given answer's."""
-        texts = self._generate(questions)
-        for question, text in zip(questions, texts):
-            if text and is_right(text, question.answer, self.match):
-                self._own_answers[question] = self.adapter.ids_of(text, question)
+        answers = self.adapter.generate_ids(
+            questions, max_new_tokens=self.max_new_tokens, batch_size=self.evaluation_batch_size
+        )
+        for question, ids, text in zip(questions, answers, self.adapter.decode(answers)):
+            if is_right(text, question.answer, self.match):
+                self._own_answers[question] = ids
 
     # -- what the loop asks for
 

@@ -219,9 +219,17 @@ class VlmAdapter:
         encoded = [self.encode(question) for question in questions]
         return {n: _stack([e.images[n] for e in encoded]).to(self.device) for n in encoded[0].images}
 
+    def generate(self, questions, **options):
+        """Greedy answers as text, in the order of the questions. options: as of generate_ids."""
+        return self.decode(self.generate_ids(questions, **options))
+
+    def decode(self, answers):
+        """Lists of ids -> texts, without special tokens."""
+        return [text.strip() for text in self.tokenizer.batch_decode(answers, skip_special_tokens=True)]
+
     @torch.no_grad()
-    def generate(self, questions, *, max_new_tokens=32, batch_size=16):
-        """Greedy answers as text, in the order of the questions. Questions of like length share a batch."""
+    def generate_ids(self, questions, *, max_new_tokens=32, batch_size=16):
+        """Greedy answers as lists of ids, the end token included where it was reached. Questions of like length share a batch."""
         from transformers import GenerationConfig
 
         order = sorted(range(len(questions)), key=lambda i: len(self.encode(questions[i]).prompt))
@@ -229,7 +237,7 @@ class VlmAdapter:
         greedy = GenerationConfig(
             do_sample=False, num_beams=1, max_new_tokens=max_new_tokens, pad_token_id=pad, eos_token_id=list(self.ends)
         )
-        texts = [""] * len(questions)
+        found = [[]] * len(questions)
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
             encoded = [self.encode(questions[i]) for i in rows]
@@ -237,9 +245,10 @@ class VlmAdapter:
             with memory_advice("answering questions", "evaluation.batch_size"), self._without_defaults():
                 ids = self.model.generate(**inputs, generation_config=greedy)
             said = ids[:, inputs["input_ids"].shape[1] :]
-            for row, text in zip(rows, self.tokenizer.batch_decode(said, skip_special_tokens=True)):
-                texts[row] = text.strip()
-        return texts
+            for row, answer in zip(rows, said.tolist()):
+                end = next((i for i, token in enumerate(answer) if token in self.ends), len(answer) - 1)
+                found[row] = answer[: end + 1]
+        return found
 
     @contextlib.contextmanager
     def _without_defaults(self):
@@ -254,12 +263,6 @@ class VlmAdapter:
             yield
         finally:
             self.model.generation_config = own
-
-    def ids_of(self, text, question):
-        """Answer ids, end included, of another answer to the same question."""
-        from dataclasses import replace
-
-        return self._encode(replace(question, answer=text)).answer
 
 
 def _stack(tensors):
