@@ -176,7 +176,7 @@ def test_the_example_runs_on_a_pipeline(home, tmp_path):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("family=vlm", "family is 'vlm'; expected one of clip, diffusion"),
+        ("family=audio", "family is 'audio'; expected one of clip, diffusion, vlm"),
         ("model.fodler=x", "did you mean model.folder?"),
         ("concept=chrome", "'chrome' is not among the styles"),
         ("styles=[ink]", "at least one other style"),
