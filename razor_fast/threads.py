@@ -14,12 +14,13 @@ order. Calls nothing of razor_fast but its errors.
 
 import os
 from contextlib import contextmanager
+from functools import wraps
 
 import torch
 
 from .errors import ConfigError
 
-__all__ = ["fixed_threads"]
+__all__ = ["fixed", "fixed_threads"]
 
 VARIABLE = "RAZOR_FAST_THREADS"
 
@@ -43,3 +44,14 @@ def fixed_threads(model):
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def fixed(method):
+    """A method of an object with a `model`, computed the same for any number of CPU threads."""
+
+    @wraps(method)
+    def run(self, *arguments, **options):
+        with fixed_threads(self.model):
+            return method(self, *arguments, **options)
+
+    return run

@@ -1,16 +1,12 @@
 """`razor-fast demo clip`: train a CLIP on real digits, forget one, hold the result against a model that never saw it."""
 
-import time
-from pathlib import Path
 
 from ..config import RazorConfig
 from ..errors import ConfigError
 from ..families.clip import ClipTask
-from ..methods.razor import unlearn
-from ..report import report_from_log, save_report
-from ..run_directory import check_run_folder
 from .clip_training import Recipe, preprocessing, trained_model
 from .digits import NAMES, TEMPLATES, digit_parts
+from .running import run
 
 __all__ = ["run_demo", "demo_task"]
 
@@ -55,33 +51,19 @@ def run_demo(output, *, forget="seven", seed=0, config=None, cache=None, console
     "unlearned" | "retrained": test metrics}, "outcome": methods.razor.Outcome, "seconds": {stage: seconds}, "report": path}.
     Raises ConfigError (no such digit) and RunDirectoryError (the folder holds something else) before any training.
     """
-    from rich.console import Console
-
-    from .screen import compare_table, training_progress
-
-    console = console or Console()
-    output = Path(output)
     if forget not in NAMES:
         raise ConfigError(f"the demo can forget one of {', '.join(NAMES)}; {forget!r} is none of them")
-    check_run_folder(output)
-    cache = Path(cache) if cache is not None else output.parent / "demo-weights"
-    config = config or RazorConfig(seed=seed)
-    began = time.perf_counter()
-    with training_progress(console) as progress:
-        task = demo_task(forget, seed, cache, progress)
-    trained = time.perf_counter()
-    outcome = unlearn(task, config, run_directory=output, on_event=on_event)
-    done = time.perf_counter()
-    data = report_from_log(output, title=f"A CLIP model forgets the digit {forget}")
-    save_report(data, output / "report.html", output / "report.json")
-    columns = {column.name: dict(column.metrics) for column in data.columns}
-    console.print(compare_table(columns, forget))
-    console.print(f"[bold]{outcome.outcome}[/]: {outcome.message}")
-    if outcome.edit is not None:
-        share = outcome.edit.summary()["share"]
-        console.print(f"edited: {', '.join(outcome.edit.units)} ({share:.2%} of the model)")
-        console.print(f"reverting gives back every byte: {outcome.proof['reverted_bit_for_bit']}")
-    console.print(f"written to [bold]{output}[/]: edit.safetensors, edit.undo.safetensors, log.jsonl, report.html")
-    seconds = {"training": trained - began, "unlearning": done - trained, "report": time.perf_counter() - done}
-    console.print(", ".join(f"{name} {value:.0f} s" for name, value in seconds.items()), style="dim")
-    return {"columns": columns, "outcome": outcome, "seconds": seconds, "report": output / "report.html"}
+
+    def make_task(folder, progress):
+        return demo_task(forget, seed, folder, progress)
+
+    return run(
+        output,
+        f"A CLIP model forgets the digit {forget}",
+        forget,
+        make_task,
+        config or RazorConfig(seed=seed),
+        cache=cache,
+        console=console,
+        on_event=on_event,
+    )

@@ -3,8 +3,6 @@
 The result is held against a pipeline that was trained without it.
 """
 
-import time
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,12 +14,10 @@ from ..families.diffusion import DiffusionTask, Drawing
 from ..families.diffusion_loading import load_pipeline
 from ..families.diffusion_prompts import Prompts
 from ..families.image_classifier import train_classifier
-from ..methods.razor import unlearn
-from ..report import report_from_log, save_report
-from ..run_directory import check_run_folder
 from .canvas import STYLES, load_canvas
 from .diffusion_training import Recipe, trained_pipeline
 from .digits import NAMES
+from .running import run
 
 __all__ = ["canvas_task", "demo_config", "demo_task", "domain_of", "run_demo"]
 
@@ -127,33 +123,18 @@ def run_demo(output, *, forget="seven", seed=0, config=None, cache=None, console
     "report": path}. Raises ConfigError (no such class) and RunDirectoryError (the folder holds something else) before any
     training.
     """
-    from rich.console import Console
-
-    from .screen import compare_table, training_progress
-
-    console = console or Console()
-    output = Path(output)
-    domain_of(forget)
-    check_run_folder(output)
-    cache = Path(cache) if cache is not None else output.parent / "demo-weights"
-    config = config or demo_config(seed)
-    began = time.perf_counter()
-    with training_progress(console) as progress:
-        task = demo_task(forget, seed, cache, progress)
-    trained = time.perf_counter()
-    outcome = unlearn(task, config, run_directory=output, on_event=on_event)
-    done = time.perf_counter()
     kind = "digit" if domain_of(forget) == "object" else "style"
-    data = report_from_log(output, title=f"A Stable Diffusion pipeline forgets the {kind} {forget}")
-    save_report(data, output / "report.html", output / "report.json")
-    columns = {column.name: dict(column.metrics) for column in data.columns}
-    console.print(compare_table(columns, forget))
-    console.print(f"[bold]{outcome.outcome}[/]: {outcome.message}")
-    if outcome.edit is not None:
-        share = outcome.edit.summary()["share"]
-        console.print(f"edited: {', '.join(outcome.edit.units)} ({share:.2%} of the model)")
-        console.print(f"reverting gives back every byte: {outcome.proof['reverted_bit_for_bit']}")
-    console.print(f"written to [bold]{output}[/]: edit.safetensors, edit.undo.safetensors, log.jsonl, report.html")
-    seconds = {"training": trained - began, "unlearning": done - trained, "report": time.perf_counter() - done}
-    console.print(", ".join(f"{name} {value:.0f} s" for name, value in seconds.items()), style="dim")
-    return {"columns": columns, "outcome": outcome, "seconds": seconds, "report": output / "report.html"}
+
+    def make_task(folder, progress):
+        return demo_task(forget, seed, folder, progress)
+
+    return run(
+        output,
+        f"A Stable Diffusion pipeline forgets the {kind} {forget}",
+        forget,
+        make_task,
+        config or demo_config(seed),
+        cache=cache,
+        console=console,
+        on_event=on_event,
+    )

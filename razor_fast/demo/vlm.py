@@ -1,17 +1,13 @@
 """`razor-fast demo vlm`: train a small LLaVA on questions about digits, forget one digit, hold the result against a model that
 never saw it."""
 
-import time
-from pathlib import Path
 
 from ..config import RazorConfig
 from ..errors import ConfigError
 from ..families.vlm import VlmTask
-from ..methods.razor import unlearn
-from ..report import report_from_log, save_report
-from ..run_directory import check_run_folder
 from .digits import NAMES
 from .questions import digit_questions
+from .running import run
 from .vlm_training import Recipe, trained_folder
 
 __all__ = ["demo_config", "demo_task", "run_demo"]
@@ -82,33 +78,21 @@ def run_demo(output, *, forget="seven", seed=0, config=None, cache=None, console
     "retrained": test metrics}, "outcome": methods.razor.Outcome, "seconds": {stage: seconds}, "report": path}.
     Raises ConfigError (no such digit) and RunDirectoryError (the folder holds something else) before any training.
     """
-    from rich.console import Console
+    from .screen import answers_table
 
-    from .screen import answers_table, compare_table, training_progress
-
-    console = console or Console()
-    output = Path(output)
     _check_digit(forget)
-    check_run_folder(output)
-    cache = Path(cache) if cache is not None else output.parent / "demo-weights"
-    config = config or demo_config(seed)
-    began = time.perf_counter()
-    with training_progress(console) as progress:
-        task = demo_task(forget, seed, cache, progress)
-    trained = time.perf_counter()
-    outcome = unlearn(task, config, run_directory=output, on_event=on_event)
-    done = time.perf_counter()
-    data = report_from_log(output, title=f"A LLaVA forgets the digit {forget}")
-    save_report(data, output / "report.html", output / "report.json")
-    columns = {column.name: dict(column.metrics) for column in data.columns}
-    console.print(answers_table(data.dialogues))
-    console.print(compare_table(columns, forget))
-    console.print(f"[bold]{outcome.outcome}[/]: {outcome.message}")
-    if outcome.edit is not None:
-        share = outcome.edit.summary()["share"]
-        console.print(f"edited: {', '.join(outcome.edit.units)} ({share:.2%} of the model)")
-        console.print(f"reverting gives back every byte: {outcome.proof['reverted_bit_for_bit']}")
-    console.print(f"written to [bold]{output}[/]: edit.safetensors, edit.undo.safetensors, log.jsonl, report.html")
-    seconds = {"training": trained - began, "unlearning": done - trained, "report": time.perf_counter() - done}
-    console.print(", ".join(f"{name} {value:.0f} s" for name, value in seconds.items()), style="dim")
-    return {"columns": columns, "outcome": outcome, "seconds": seconds, "report": output / "report.html"}
+
+    def make_task(folder, progress):
+        return demo_task(forget, seed, folder, progress)
+
+    return run(
+        output,
+        f"A LLaVA forgets the digit {forget}",
+        forget,
+        make_task,
+        config or demo_config(seed),
+        cache=cache,
+        console=console,
+        on_event=on_event,
+        show=lambda data: answers_table(data.dialogues),
+    )

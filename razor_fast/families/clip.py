@@ -6,7 +6,6 @@ only ever reported.
 """
 
 import copy
-from functools import wraps
 
 import torch
 
@@ -16,24 +15,13 @@ from ..data.concepts import caption_matcher, fold_label
 from ..errors import ConceptError, ConfigError, DataError
 from ..evaluation import metrics
 from ..evaluation.privacy import membership_auc
-from ..threads import fixed_threads
+from ..threads import fixed
 from .clip_model import ClipAdapter
 from .clip_report import report_sections, take_snapshot
 
 __all__ = ["ClipTask"]
 
 DEFAULT_TEMPLATES = ("a photo of a {}",)
-
-
-def _fixed(method):
-    """The method, computed the same for any number of CPU threads."""
-
-    @wraps(method)
-    def run(self, *arguments, **options):
-        with fixed_threads(self.model):
-            return method(self, *arguments, **options)
-
-    return run
 
 
 class ClipTask:
@@ -97,7 +85,7 @@ class ClipTask:
         if reference is not None and self._can_attack():
             self.reference_auc = self.on(reference).membership()
 
-    @_fixed
+    @fixed
     def _freeze(self):
         self._frozen_top, self._frozen_features = {}, {}
         for part in ("validation", "test"):
@@ -130,7 +118,7 @@ class ClipTask:
                 loss = losses.similarity_drift(scale * images @ texts.T, scale * frozen_images @ frozen_texts.T)
             yield loss * (len(batch) / samples)  # the last batch may be smaller: each sample weighs the same
 
-    @_fixed
+    @fixed
     def evaluate(self, part):
         """Metrics on "validation" or "test". All but the margins are shares or cosines; see docs/metrics.md."""
         if part not in self._pools:
@@ -192,13 +180,13 @@ class ClipTask:
 
     # -- for reports
 
-    @_fixed
+    @fixed
     def predictions(self, part, side):
         """Zero-shot class index of each image of a side ("forget", "retain") of a part: (predicted, target), int64 [N]."""
         images, _ = self._features(f"{side}.{part}", texts=False)
         return (images @ self._classifier().T).argmax(dim=1).cpu(), self._targets[f"{side}.{part}"].cpu()
 
-    @_fixed
+    @fixed
     def top_captions(self, part, side, indices, count=3):
         """For each image asked for: its `count` most similar captions of the part's pool, as (caption, cosine) pairs."""
         images, _ = self._features(f"{side}.{part}", texts=False)
@@ -209,7 +197,7 @@ class ClipTask:
             for row, values in zip(best.indices, best.values)
         ]
 
-    @_fixed
+    @fixed
     @torch.no_grad()
     def membership(self):
         """AUC of the membership attack on loss and alignment: forget.train against forget.test, never trained on."""

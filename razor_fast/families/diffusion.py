@@ -8,7 +8,6 @@ seeds are only ever reported.
 import copy
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
-from functools import wraps
 
 import torch
 
@@ -16,7 +15,7 @@ from .. import losses
 from ..errors import ConceptError, ConfigError, NonFiniteError
 from ..evaluation.canvas import canvas_metrics
 from ..memory import memory_advice
-from ..threads import fixed_threads
+from ..threads import fixed
 from .diffusion_data import frozen_predictions, pixels, retained, training_latents
 from .diffusion_generation import generate
 from .diffusion_model import adapter_for
@@ -44,17 +43,6 @@ class Drawing:
 
 QUICK = {"validation": Drawing(16, 48, 10), "test": Drawing(50, 150, 20)}
 FULL = {"validation": Drawing(32, 96, 20), "test": Drawing(200, 600, 50)}
-
-
-def _fixed(method):
-    """The method, computed the same for any number of CPU threads."""
-
-    @wraps(method)
-    def run(self, *arguments, **options):
-        with fixed_threads(self.model):
-            return method(self, *arguments, **options)
-
-    return run
 
 
 class DiffusionTask:
@@ -156,7 +144,7 @@ class DiffusionTask:
             classifiers[domain].index(self.prompts.classes[domain])
         return {d: classifiers[d] for d in domains}
 
-    @_fixed
+    @fixed
     def _freeze(self, images, train_images, keep, drift_samples):
         seeds = SEEDS["train"] + 1_000_000 * self.seed
         if self.quality is not None and images is not None:
@@ -264,7 +252,7 @@ class DiffusionTask:
             )
         return loss
 
-    @_fixed
+    @fixed
     def evaluate(self, part):
         """UA, IRA and CRA of images drawn for "validation" or "test"; see evaluation/canvas.py and docs/metrics.md."""
         return self.judge(part)[0]

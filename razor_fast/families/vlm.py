@@ -5,7 +5,6 @@ come from train questions, decisions from validation questions, and test questio
 """
 
 import copy
-from functools import wraps
 
 import torch
 
@@ -14,7 +13,7 @@ from ..data.question_parts import SIDES, draw
 from ..errors import ConfigError, DataError
 from ..evaluation.answers import answer_margins, answer_shares, is_right, verdict
 from ..memory import memory_advice
-from ..threads import fixed_threads
+from ..threads import fixed
 from .vlm_alignment import CaptionAlignment, DirectionAlignment
 from .vlm_model import VlmAdapter
 from .vlm_parts import freeze_all_but
@@ -23,17 +22,6 @@ from .vlm_report import report_sections, take_snapshot
 __all__ = ["VlmTask"]
 
 NAN = float("nan")
-
-
-def _fixed(method):
-    """The method, computed the same for any number of CPU threads."""
-
-    @wraps(method)
-    def run(self, *arguments, **options):
-        with fixed_threads(self.model):
-            return method(self, *arguments, **options)
-
-    return run
 
 
 class VlmTask:
@@ -129,7 +117,7 @@ class VlmTask:
             options["reference"] = load_vlm(options["reference"], precision=dtype, device=device, device_map=device_map).model
         return cls(model, processor, parts, concept, **options)
 
-    @_fixed
+    @fixed
     def _freeze(self, text_tower):
         self.alignment = None
         train = {side: self.parts[f"{side}.train"] for side in SIDES}
@@ -210,7 +198,7 @@ class VlmTask:
             ids[row, mask[row]], values[row, mask[row]] = own_ids.to(ids.device), own_values.to(ids.device)
         return losses.top_log_probs_drift(logits, ids, values, mask)
 
-    @_fixed
+    @fixed
     def evaluate(self, part):
         """Metrics on "validation" or "test": shares of questions, and margins in logits; see docs/metrics.md."""
         return self.judge(part)[0]

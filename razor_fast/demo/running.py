@@ -1,0 +1,48 @@
+"""One demo from training to report, whatever the family: train, unlearn, compare, write, and say so."""
+
+import time
+from pathlib import Path
+
+from ..methods.razor import unlearn
+from ..report import report_from_log, save_report
+from ..run_directory import check_run_folder
+
+__all__ = ["run"]
+
+
+def run(output, title, concept, make_task, config, *, cache=None, console=None, on_event=None, show=None):
+    """Everything a demo does in the folder `output`, printed as it goes.
+
+    make_task: called with (cache folder, progress) and returns the task; see screen.training_progress. cache: folder of
+    trained weights; default: `demo-weights` beside `output`. show: called with the report's data; returns what to print above the
+    table. Returns {"columns": {"original" | "unlearned" | "retrained": test metrics}, "outcome": methods.razor.Outcome,
+    "seconds": {stage: seconds}, "report": path}. Raises RunDirectoryError (the folder holds something else) before any training.
+    """
+    from rich.console import Console
+
+    from .screen import compare_table, training_progress
+
+    console = console or Console()
+    output = Path(output)
+    check_run_folder(output)
+    began = time.perf_counter()
+    with training_progress(console) as progress:
+        task = make_task(Path(cache) if cache is not None else output.parent / "demo-weights", progress)
+    trained = time.perf_counter()
+    outcome = unlearn(task, config, run_directory=output, on_event=on_event)
+    done = time.perf_counter()
+    data = report_from_log(output, title=title)
+    save_report(data, output / "report.html", output / "report.json")
+    columns = {column.name: dict(column.metrics) for column in data.columns}
+    if show is not None:
+        console.print(show(data))
+    console.print(compare_table(columns, concept))
+    console.print(f"[bold]{outcome.outcome}[/]: {outcome.message}")
+    if outcome.edit is not None:
+        share = outcome.edit.summary()["share"]
+        console.print(f"edited: {', '.join(outcome.edit.units)} ({share:.2%} of the model)")
+        console.print(f"reverting gives back every byte: {outcome.proof['reverted_bit_for_bit']}")
+    console.print(f"written to [bold]{output}[/]: edit.safetensors, edit.undo.safetensors, log.jsonl, report.html")
+    seconds = {"training": trained - began, "unlearning": done - trained, "report": time.perf_counter() - done}
+    console.print(", ".join(f"{name} {value:.0f} s" for name, value in seconds.items()), style="dim")
+    return {"columns": columns, "outcome": outcome, "seconds": seconds, "report": output / "report.html"}
