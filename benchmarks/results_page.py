@@ -2,8 +2,8 @@
 
     python -m benchmarks.results_page
 
-demo_clip.csv and demo_diffusion.csv are written by `python -m benchmarks.quality.demo_clip --out ...` and
-`python -m benchmarks.quality.demo_diffusion --out ...`, and <device>/<version>.csv by `make bench`.
+demo_clip.csv, demo_diffusion.csv and demo_vlm.csv are written by `python -m benchmarks.quality.<name> --out ...`, and
+<device>/<version>.csv by `make bench`.
 tests/test_results_page.py compares page and block with the files.
 """
 
@@ -56,24 +56,26 @@ def demo_section(rows):
 
 
 CANVAS = {"unlearning_accuracy": "UA", "in_domain_accuracy": "IRA", "cross_domain_accuracy": "CRA"}
+ANSWERS = {"forget_accuracy": "forget questions", "retain_accuracy": "retain questions",
+           "neutral_accuracy": "neutral questions"}  # fmt: skip
 
 
-def diffusion_section(rows):
-    """The diffusion demo: a row for each request and model."""
+def requests_section(title, judged, metrics, rows):
+    """A demo with one or several requests: a row for each request and model. metrics: column -> heading."""
     seeds = sorted({int(row["seed"]) for row in rows})
     lines = [
-        "## The diffusion demo",
+        f"## {title}",
         "",
-        f"`make demo-seeds`: test prompts and seeds, mean of {len(seeds)} seeds (least to greatest), each with its own split, "
-        "pipelines and search.",
+        f"`make demo-seeds`: {judged}, mean of {len(seeds)} seeds (least to greatest), each with its own split, models and "
+        "search.",
         "",
-        "| request | model | " + " | ".join(CANVAS.values()) + " |",
-        "|---|---|" + "---|" * len(CANVAS),
+        "| request | model | " + " | ".join(metrics.values()) + " |",
+        "|---|---|" + "---|" * len(metrics),
     ]
     for forget in dict.fromkeys(row["forget"] for row in rows):
         for model in ("original", "unlearned", "retrained"):
             cells = []
-            for metric in CANVAS:
+            for metric in metrics:
                 values = [100 * float(r[metric]) for r in rows if r["forget"] == forget and r["model"] == model]
                 cells.append(f"{mean(values):.1f} % ({min(values):.1f} to {max(values):.1f})")
             lines.append(f"| {forget} | {model} | " + " | ".join(cells) + " |")
@@ -136,8 +138,12 @@ def page():
     files = {path: latest(read(path)) for path in newest(RESULTS).values()}
     lines = ["# Results", "", made, "", "## The bars", "", *bars_table(files.values()), "", *NOTES.splitlines(), ""]
     lines += demo_section(read(RESULTS / "demo_clip.csv"))
-    if (RESULTS / "demo_diffusion.csv").exists():
-        lines += ["", *diffusion_section(read(RESULTS / "demo_diffusion.csv"))]
+    for name, title, judged, metrics in (
+        ("demo_diffusion.csv", "The diffusion demo", "test prompts and seeds", CANVAS),
+        ("demo_vlm.csv", "The vision-language demo", "test questions answered right", ANSWERS),
+    ):
+        if (RESULTS / name).exists():
+            lines += ["", *requests_section(title, judged, metrics, read(RESULTS / name))]
     for path, rows in files.items():
         lines += ["", *operators_section(path, rows)]
     return "\n".join(lines) + "\n"
