@@ -587,3 +587,10 @@ def test_pictures_stand_side_by_side_in_the_columns_order():
     assert "Rows are the classes asked for" in Page(report_html(sample(pictures=drawn))).text
     with pytest.raises(ConfigError, match="pictures.0.images"):
         ReportData(**sample(pictures=[{"prompt": "x", "side": "forget", "images": {"original": "https://x.org/x.png"}}]))
+
+
+def test_abbreviations_keep_their_capitals_inside_a_sentence():
+    from razor_fast.report import words
+
+    assert words.within(words.TERMS["in_domain_accuracy"]) == "in-domain retain accuracy (IRA)"
+    assert words.within(words.TERMS["fid"]) == "FID" and words.within(words.TERMS["retain_accuracy"]) == "retain accuracy"

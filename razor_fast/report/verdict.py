@@ -108,7 +108,7 @@ def _forgetting(data, metric, concept, original, unlearned):
             text += f"{_with_interval(data, unlearned, metric, entry)} of cases"
         text += f"; before the edit it was {words.value(old, entry.kind)}" if old is not None else ""
     else:
-        text = f"On the test split, {entry.label.lower()} is {_with_interval(data, unlearned, metric, entry)}"
+        text = f"On the test split, {words.within(entry)} is {_with_interval(data, unlearned, metric, entry)}"
         text += f", {words.value(old, entry.kind)} before the edit" if old is not None else ""
     for column in data.columns:
         if column not in (original, unlearned) and column.metrics.get(metric) is not None:
@@ -134,7 +134,7 @@ def _keeping(data, original, unlearned):
             continue
         now, was = words.value(new, entry.kind), words.value(old, entry.kind)
         moved = f"stayed at {now}" if now == was else f"is {now}" if old is None else f"went from {was} to {now}"
-        pieces.append(f"{entry.label.lower()} {moved}")
+        pieces.append(f"{words.within(entry)} {moved}")
     return f"Of what was to be kept, {words.listing(pieces)}." if pieces else ""
 
 
@@ -169,7 +169,7 @@ def _drop(number, kind):
 def _validation_only(data, metric):
     entry, last = words.term(data, metric), next((r for r in reversed(data.rounds) if metric in r.metrics), None)
     now = last.metrics[metric] if last else data.before.get(metric)
-    return (f"On the validation split, {entry.label.lower()} went from {words.value(data.before.get(metric), entry.kind)} "
+    return (f"On the validation split, {words.within(entry)} went from {words.value(data.before.get(metric), entry.kind)} "
             f"to {words.value(now, entry.kind)}. The test split has not been measured.")  # fmt: skip
 
 

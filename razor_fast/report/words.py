@@ -97,6 +97,11 @@ def term(data: ReportData, name: str) -> Term:
     return Term(label=_spaced(name), direction=direction, kind=kind)
 
 
+def within(entry: Term) -> str:
+    """The label inside a sentence: small letters, but for abbreviations."""
+    return " ".join(word if word.strip("()").isupper() else word.lower() for word in entry.label.split(" "))
+
+
 def hint(entry: Term) -> str:
     """What is better, in words."""
     if entry.direction == "near":
