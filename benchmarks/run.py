@@ -25,7 +25,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import bars, planning
+from benchmarks import bars, planning, shapes
 from benchmarks.models import Model
 from benchmarks.registry import BENCHMARKS
 from benchmarks.timing import ROW, check, commit, device_name, fits, rows
@@ -156,6 +156,14 @@ def main(argv: list[str] | None = None) -> int:
         given.worker.write_text(json.dumps(
             time_case(given.op[0], given.case[0], given.model[0], given.device, dtype, given.repeats)))
         return 0
+
+    for name in given.model or ():
+        try:
+            Model(name, "cpu", dtype)
+        except Exception as error:  # whatever open_clip says of a name that it does not know
+            reason = str(error).split(". ")[0][:200]
+            parser.error(f"--model {name}: {reason}. Shapes stand here for {', '.join(shapes.names())}; transformer-1e8 and the "
+                         "like are made up, and any other name is asked of open_clip")
 
     device = torch.device(given.device)
     begin, failed, all_rows = time.monotonic(), False, []

@@ -51,6 +51,19 @@ def test_nothing_is_timed_on_a_red_gate(monkeypatch, capsys):
     assert "not timed: eager: not bit for bit the reference" in said.err and "median" not in said.out
 
 
+@pytest.mark.parametrize("arguments, said", [
+    (("--model", "NoSuchModel"), "--model NoSuchModel: Model config for 'NoSuchModel' not found"),
+    (("--model", "transformer-x"), "--model transformer-x: could not convert"),
+    (("--op", "nothing"), "invalid choice: 'nothing'"),
+])  # fmt: skip
+def test_wrong_names_are_refused_before_anything_is_timed(arguments, said, capsys):
+    from benchmarks.run import main
+
+    with pytest.raises(SystemExit):
+        main([*arguments, "--together"])
+    assert said in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("op", sorted(registry.BENCHMARKS))
 def test_every_case_of_every_operator_passes_its_gates(op):
     entry = registry.BENCHMARKS[op]
