@@ -126,11 +126,11 @@ def operators_section(path, rows):
     return lines
 
 
-NOTES = """Where a bar of layers alone reads "missed" on a CPU, it is out of reach there: the operator reads at nearly the
-bandwidth of a plain sum (first row). SLUG's loop moves about thirteen operands where ours moves three (a read for each norm;
-in the cosine two more norms, two quotients read and written, their product read and written, and its sum), so 13/3 is about
-the limit unless its temporaries also cost page faults; and what torch.compile makes of the composite reads each operand once,
-as ours does. With heads, others read again what the layers have read already."""
+NOTES = """For layers alone the traffic sets a ceiling. SLUG's loop moves about thirteen operands where ours moves three (a read
+for each norm; in the cosine two more norms, two quotients read and written, their product read and written, and its sum), so
+13/3 is about the limit unless its temporaries also cost page faults. What torch.compile makes of the composite reads each
+operand once, as ours does, so the limit against it is one over its share of the bandwidth in the table below. A miss is a miss
+only of the machine where ours stands at the bandwidth itself (first row)."""
 
 
 def page():
