@@ -7,13 +7,14 @@ from rich.table import Table
 
 __all__ = ["answers_table", "compare_table", "training_progress"]
 
-SHARES = ("forget_accuracy", "retain_accuracy", "retrieval_stability", "unlearning_accuracy", "in_domain_accuracy",
-          "cross_domain_accuracy", "neutral_accuracy")  # fmt: skip
+SHARES = ("forget_accuracy", "forget_retrieval", "retain_accuracy", "retrieval_stability", "unlearning_accuracy",
+          "in_domain_accuracy", "cross_domain_accuracy", "neutral_accuracy")  # fmt: skip
 WORDS = {
     "unlearning_accuracy": "UA: images asked for as {} that are not {}",
     "in_domain_accuracy": "IRA: other classes of its kind recognised",
     "cross_domain_accuracy": "CRA: the other kind recognised",
     "forget_accuracy": "{} still recognised (down is better)",
+    "forget_retrieval": "{} found by its own caption",
     "retain_accuracy": "other classes recognised",
     "neutral_accuracy": "neutral questions answered right",
     "retrieval_stability": "top caption unchanged on what is kept",

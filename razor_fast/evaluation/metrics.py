@@ -1,7 +1,7 @@
 """Metrics of unlearning, as pure functions of features and predictions. Families call these; they know no model.
 
 Names and directions (docs/metrics.md): forget accuracy and forget alignment fall, retain accuracy and retrieval
-stability stay.
+stability stay. Every mean has a function beside it that gives the rows it is the mean of: intervals need those.
 """
 
 import torch
@@ -9,7 +9,8 @@ import torch
 from ..errors import OperatorInputError
 
 __all__ = ["classifier_from_prompts", "zero_shot_accuracy", "class_margin", "pair_alignment", "top_caption", "stability",
-           "confusion_matrix", "wilson_interval"]  # fmt: skip
+           "correct_rows", "margin_rows", "alignment_rows", "unchanged_rows", "confusion_matrix",
+           "wilson_interval"]  # fmt: skip
 
 
 def classifier_from_prompts(prompt_features, class_of_prompt, classes):
@@ -26,28 +27,43 @@ def classifier_from_prompts(prompt_features, class_of_prompt, classes):
 
 def zero_shot_accuracy(similarities, targets):
     """Share in [0, 1] of rows whose largest column is the target. similarities [B, C], targets int64 [B]."""
+    return correct_rows(similarities, targets).mean().item()
+
+
+def correct_rows(similarities, targets):
+    """float64 [B]: 1 where the largest column is the target, else 0."""
     _one_target_a_row(similarities, targets)
-    return (similarities.argmax(dim=1) == targets).double().mean().item()
+    return (similarities.argmax(dim=1) == targets).double()
 
 
 def class_margin(similarities, targets):
     """Mean over rows of (similarity to the target - best similarity to another class), in cosine units. Needs C > 1."""
+    return margin_rows(similarities, targets).mean().item()
+
+
+def margin_rows(similarities, targets):
+    """float64 [B]: similarity to the target less the best similarity to another class. Needs C > 1."""
     _one_target_a_row(similarities, targets)
     if similarities.shape[1] < 2:
         raise OperatorInputError("a margin needs another class to compare with; give similarities to at least 2 classes")
     own = similarities.gather(1, targets[:, None])
     others = similarities.scatter(1, targets[:, None], float("-inf")).amax(dim=1, keepdim=True)
-    return (own - others).double().mean().item()
+    return (own - others)[:, 0].double()
 
 
 def pair_alignment(image_features, text_features):
     """Mean cosine of matching pairs. Both [B, E], unit rows."""
+    return alignment_rows(image_features, text_features).mean().item()
+
+
+def alignment_rows(image_features, text_features):
+    """float64 [B]: cosine of each matching pair. Both [B, E], unit rows."""
     if image_features.shape != text_features.shape or not len(image_features):
         raise OperatorInputError(
             "two equal, non-empty lists of features were expected, got "
             f"{list(image_features.shape)} and {list(text_features.shape)}"
         )
-    return (image_features * text_features).sum(dim=1).double().mean().item()
+    return (image_features * text_features).sum(dim=1).double()
 
 
 def top_caption(image_features, caption_features):
@@ -59,11 +75,16 @@ def top_caption(image_features, caption_features):
 
 def stability(now, before):
     """Share of entries that are unchanged: retrieval stability on `top_caption` indices."""
+    return unchanged_rows(now, before).mean().item()
+
+
+def unchanged_rows(now, before):
+    """float64 [B]: 1 where the entries of two lists are equal. Of `top_caption` and the true captions: retrieval at 1."""
     if now.shape != before.shape or not len(now):
         raise OperatorInputError(
             f"two equal, non-empty lists were expected, got {list(now.shape)} and {list(before.shape)}"
         )
-    return (now == before).double().mean().item()
+    return (now == before).double()
 
 
 def confusion_matrix(predicted, targets, classes):

@@ -121,27 +121,35 @@ class ClipTask:
     @fixed
     def evaluate(self, part):
         """Metrics on "validation" or "test". All but the margins are shares or cosines; see docs/metrics.md."""
-        if part not in self._pools:
-            raise ConfigError(f"part is {part!r}; expected 'validation' or 'test'")
-        classifier = self._classifier()
-        forget, forget_texts = self._features(f"forget.{part}")
-        retain, retain_texts = self._features(f"retain.{part}")
-        forget_similar, retain_similar = forget @ classifier.T, retain @ classifier.T
-        found = {
-            "forget_accuracy": self._forget_accuracy(forget_similar, f"forget.{part}"),
-            "retain_accuracy": metrics.zero_shot_accuracy(retain_similar, self._targets[f"retain.{part}"]),
-            "retrieval_stability": metrics.stability(
-                metrics.top_caption(retain, self._encode_texts(self._pools[part][1])), self._frozen_top[part]
-            ),
-            "forget_alignment": metrics.pair_alignment(forget, forget_texts),
-            "retain_alignment": metrics.pair_alignment(retain, retain_texts),
-            "forget_margin": metrics.class_margin(forget_similar, self._targets[f"forget.{part}"]),
-        }
+        found = {name: rows.mean().item() for name, rows in self.outcomes(part).items()}
         if part == "test" and self._can_attack():
             found["membership_auc"] = self.membership()
             if self.reference_auc is not None:
                 found["privacy_leakage"] = found["membership_auc"] - self.reference_auc
         return found
+
+    @fixed
+    def outcomes(self, part):
+        """{metric: float64 [N]}: the sample by sample values that a metric of `evaluate` is the mean of."""
+        if part not in self._pools:
+            raise ConfigError(f"part is {part!r}; expected 'validation' or 'test'")
+        classifier = self._classifier()
+        forget, forget_texts = self._features(f"forget.{part}")
+        retain, retain_texts = self._features(f"retain.{part}")
+        pool = self._encode_texts(self._pools[part][1])
+        forget_similar, retain_similar = forget @ classifier.T, retain @ classifier.T
+        found = {
+            "forget_accuracy": self._forget_rows(forget_similar, f"forget.{part}"),
+            "forget_retrieval": metrics.unchanged_rows(
+                metrics.top_caption(forget, pool), self._own_captions(f"forget.{part}", self._pools[part][0])
+            ),
+            "retain_accuracy": metrics.correct_rows(retain_similar, self._targets[f"retain.{part}"]),
+            "retrieval_stability": metrics.unchanged_rows(metrics.top_caption(retain, pool), self._frozen_top[part]),
+            "forget_alignment": metrics.alignment_rows(forget, forget_texts),
+            "retain_alignment": metrics.alignment_rows(retain, retain_texts),
+            "forget_margin": metrics.margin_rows(forget_similar, self._targets[f"forget.{part}"]),
+        }
+        return {name: rows.cpu() for name, rows in found.items()}
 
     def describe(self):
         return {
@@ -180,11 +188,19 @@ class ClipTask:
 
     # -- for reports
 
-    @fixed
     def predictions(self, part, side):
         """Zero-shot class index of each image of a side ("forget", "retain") of a part: (predicted, target), int64 [N]."""
+        log_probs, target = self.class_log_probs(part, side)
+        return log_probs.argmax(dim=1), target
+
+    @fixed
+    @torch.no_grad()
+    def class_log_probs(self, part, side):
+        """Zero-shot log-probabilities [N, classes], at the model's own temperature, of each image of a side of "train",
+        "validation" or "test", and the target int64 [N]; on the CPU."""
         images, _ = self._features(f"{side}.{part}", texts=False)
-        return (images @ self._classifier().T).argmax(dim=1).cpu(), self._targets[f"{side}.{part}"].cpu()
+        logits = self.adapter.logit_scale() * images @ self._classifier().T
+        return logits.log_softmax(dim=1).cpu(), self._targets[f"{side}.{part}"].cpu()
 
     @fixed
     def top_captions(self, part, side, indices, count=3):
@@ -263,13 +279,18 @@ class ClipTask:
             targets.append(index[fold_label(label)])
         return torch.tensor(targets, device=self.adapter.device)
 
-    def _forget_accuracy(self, similarities, name):
+    def _forget_rows(self, similarities, name):
         if self.prompts is not self.classes:
-            return metrics.zero_shot_accuracy(similarities, self._targets[name])
+            return metrics.correct_rows(similarities, self._targets[name])
         own = torch.zeros(len(self.classes), dtype=torch.bool, device=similarities.device)
         for part in ("train", "validation", "test"):
             own[self._targets[f"forget.{part}"]] = True
-        return own[similarities.argmax(dim=1)].double().mean().item()
+        return own[similarities.argmax(dim=1)].double()
+
+    def _own_captions(self, name, pool):
+        """The place of each sample's own caption in a pool: int64 [N]."""
+        place = {caption: i for i, caption in enumerate(pool)}
+        return torch.tensor([place[c] for c in self.sets[name].captions], device=self.adapter.device)
 
     def _make_pool(self, part):
         captions = sorted({c for side in ("forget", "retain") for c in self.sets[f"{side}.{part}"].captions})

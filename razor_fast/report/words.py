@@ -33,6 +33,9 @@ TERMS = {
     "clip_score": Term(
         label="CLIPScore", direction="up", kind="number",
         explanation="How well images drawn for what is kept fit their prompts, from 0 to 100. It should stay where it was."),
+    "forget_retrieval": Term(
+        label="Forget retrieval", direction="down", kind="share",
+        explanation="Share of images of the concept for which a search among all captions still finds their own first."),
     "retain_accuracy": Term(
         label="Retain accuracy", direction="up", kind="share",
         explanation="Share of images of everything else that the model names correctly. It should stay where it was."),
