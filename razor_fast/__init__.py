@@ -19,7 +19,7 @@ _HOMES = {
     "find_units": "units", "Unit": "units", "Units": "units", "Slice": "units",
     "ScoreRecorder": "recorder", "score": "recorder", "ScoreTable": "scoring",
     "select": "selection", "Selection": "selection",
-    "RazorConfig": "config", "unlearn": "methods.razor", "unlearn_events": "growth", "Outcome": "methods.razor",
+    "RazorConfig": "config", "unlearn": "methods", "unlearn_events": "growth", "Outcome": "methods",
     "Edit": "edit", "load_edit": "edit", "stack": "edit", "merge_checkpoint": "merge",
     "ClipTask": "families.clip", "RazorError": "errors",
 }  # fmt: skip

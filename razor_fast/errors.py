@@ -72,6 +72,10 @@ class ConfigError(RazorError, ValueError):
     """An option is unknown, of the wrong type, or out of range."""
 
 
+class MethodError(RazorError, ValueError):
+    """There is no method of that name, its settings are another's, or it does not fit the model's family."""
+
+
 class RunDirectoryError(RazorError, FileExistsError):
     """The output folder holds something else, or a run made with other settings."""
 

@@ -3,7 +3,7 @@
     config.json        what was asked; a folder made with other settings is refused
     log.jsonl          one event a line (events.py), appended and flushed as it happens
     state.safetensors  after each round: full-precision values and originals of the edited slices, and the loop's state
-    result.json, edit.safetensors, edit.undo.safetensors, scores.csv    written at the end by methods/razor.py
+    result.json, edit.safetensors, edit.undo.safetensors, scores.csv    written at the end by methods/record.py
 
 Writes are atomic except for the log, whose last line may be cut by a crash: readers skip it. A log holds a RunStarted for
 each time the run was started; rounds that a crash cut short appear again after it.

@@ -17,7 +17,7 @@ from razor_fast.families.clip import ClipTask
 from razor_fast.families.clip_model import ClipAdapter
 from razor_fast.families.task import Task
 from razor_fast.losses import cosine_embedding_loss, info_nce
-from razor_fast.methods.razor import unlearn
+from razor_fast.methods import unlearn
 
 CLIPS = ["open_clip", "hf clip"]
 COLOURS = {"red": (0.9, 0.1, 0.1), "green": (0.1, 0.9, 0.1), "blue": (0.1, 0.1, 0.9), "sea blue": (0.1, 0.5, 0.9)}

@@ -25,7 +25,7 @@ from razor_fast.families.diffusion_prompts import Prompts
 from razor_fast.families.diffusion_text import TextCache
 from razor_fast.families.image_classifier import ImageClassifier, small_network, train_classifier
 from razor_fast.families.task import Task
-from razor_fast.methods.razor import unlearn
+from razor_fast.methods import unlearn
 from razor_fast.recorder import ScoreRecorder, backward_all
 from razor_fast.units import find_units
 

@@ -13,7 +13,7 @@ from razor_fast import events as ev
 from razor_fast.config import RazorConfig
 from razor_fast.errors import BaseMismatchError, RunDirectoryError
 from razor_fast.growth import LoopState
-from razor_fast.methods.razor import unlearn
+from razor_fast.methods import unlearn
 from razor_fast.run_directory import RunDirectory, read_log
 from razor_fast.units import find_units
 

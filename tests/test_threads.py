@@ -14,7 +14,7 @@ from torch import nn
 from razor_fast.config import RazorConfig
 from razor_fast.errors import ConfigError
 from razor_fast.families.clip import ClipTask
-from razor_fast.methods.razor import unlearn
+from razor_fast.methods import unlearn
 from razor_fast.threads import fixed_threads
 
 PROGRAM = """
@@ -25,7 +25,7 @@ torch.set_num_threads(int(sys.argv[1]))
 assert torch.get_num_threads() == int(sys.argv[1])
 from test_clip import clip_task, colour_parts
 from razor_fast.config import RazorConfig
-from razor_fast.methods.razor import unlearn
+from razor_fast.methods import unlearn
 for case in sys.argv[2:]:
     name, *include = case.split(",")
     task = clip_task(name, parts=colour_parts(counts=(40, 3, 3)), batch_size=64)

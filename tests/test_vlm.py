@@ -19,7 +19,7 @@ from razor_fast.families.vlm import VlmTask  # noqa: E402
 from razor_fast.families.vlm_model import VlmAdapter  # noqa: E402
 from razor_fast.families.vlm_report import save_evaluation  # noqa: E402
 from razor_fast.fingerprint import fingerprint  # noqa: E402
-from razor_fast.methods.razor import unlearn  # noqa: E402
+from razor_fast.methods import unlearn  # noqa: E402
 from razor_fast.recorder import ScoreRecorder, backward_all  # noqa: E402
 from razor_fast.units import find_units  # noqa: E402
 

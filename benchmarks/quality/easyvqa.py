@@ -28,7 +28,7 @@ from razor_fast.demo.vlm import demo_config
 from razor_fast.demo.vlm_training import MEAN, STD, Recipe, build_model, build_processor, train, train_tower
 from razor_fast.families.loading import quiet
 from razor_fast.families.vlm import VlmTask
-from razor_fast.methods.razor import unlearn
+from razor_fast.methods import unlearn
 
 SHAPES = ("circle", "rectangle", "triangle")
 COLOURS = ("green", "red", "gray", "teal", "black", "yellow", "brown", "blue")

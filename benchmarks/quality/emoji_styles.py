@@ -24,7 +24,7 @@ from razor_fast.demo.canvas import Canvas
 from razor_fast.demo.diffusion import canvas_task
 from razor_fast.demo.diffusion_training import Recipe
 from razor_fast.families.diffusion import Drawing
-from razor_fast.methods.razor import unlearn
+from razor_fast.methods import unlearn
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "emoji_styles64.npz"
 METRICS = ("unlearning_accuracy", "in_domain_accuracy", "cross_domain_accuracy")

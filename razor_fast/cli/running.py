@@ -104,7 +104,7 @@ def run_unlearn(path: Path, overrides, output: Path | None, *, quiet=False, prob
 
     resumes, existed = check_run_folder(output), output.exists()
     (task, units), razor = _prepare(config, phase), config.razor_config()
-    from ..methods.razor import unlearn
+    from ..methods import unlearn
     from ..progress import RunProgress
 
     progress = RunProgress.of(task, razor, phase.console, details=probes) if phase.console is not None else None

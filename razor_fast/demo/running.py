@@ -3,7 +3,7 @@
 import time
 from pathlib import Path
 
-from ..methods.razor import unlearn
+from ..methods import unlearn
 from ..report import report_from_log, save_report
 from ..run_directory import check_run_folder
 
@@ -15,7 +15,7 @@ def run(output, title, concept, make_task, config, *, cache=None, console=None, 
 
     make_task: called with (cache folder, progress) and returns the task; see screen.training_progress. cache: folder of
     trained weights; default: `demo-weights` beside `output`. show: called with the report's data; returns what to print above the
-    table. Returns {"columns": {"original" | "unlearned" | "retrained": test metrics}, "outcome": methods.razor.Outcome,
+    table. Returns {"columns": {"original" | "unlearned" | "retrained": test metrics}, "outcome": methods.Outcome,
     "seconds": {stage: seconds}, "report": path}. Raises RunDirectoryError (the folder holds something else) before any training.
     """
     from rich.console import Console

@@ -75,7 +75,7 @@ def run_demo(output, *, forget="seven", seed=0, config=None, cache=None, console
     """Train, unlearn, compare, and write everything to the folder `output`; prints as it goes.
 
     cache: folder of trained models; default: `demo-weights` beside `output`. Returns {"columns": {"original" | "unlearned" |
-    "retrained": test metrics}, "outcome": methods.razor.Outcome, "seconds": {stage: seconds}, "report": path}.
+    "retrained": test metrics}, "outcome": methods.Outcome, "seconds": {stage: seconds}, "report": path}.
     Raises ConfigError (no such digit) and RunDirectoryError (the folder holds something else) before any training.
     """
     from .screen import answers_table

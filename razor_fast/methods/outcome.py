@@ -1,0 +1,47 @@
+"""What a method hands back, the same for every method; and what it hands to the call that makes this of it."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..edit import Edit
+
+__all__ = ["Changed", "Outcome"]
+
+
+@dataclass
+class Changed:
+    """The return value of a method's events: what it left in the model.
+
+    units: those it changed, disjoint. old: their slices' values before, in Edit.capture's order. scores: the rows it
+    chose by, for methods that score units.
+    """
+
+    units: list = field(default_factory=list)
+    old: list = field(default_factory=list)
+    scores: list = field(default_factory=list)
+
+
+@dataclass
+class Outcome:
+    """What a run did.
+
+    edit: with its undo at hand, or None when nothing was changed. outcome, message: those of events.RunEnded.
+    metrics: {"validation" | "test": {"before" | "after": {metric: value}}}; nothing was searched on test.
+    scores: rows of scoring.ScoreRow, of round 0, where the method makes any. config: the method's configuration.
+    totals: what the method spent, without the measuring on test around it: seconds, gradient_evaluations and forwards
+    (see cost.py) for every method; rounds and probes where it has them. Rounds, probes and seconds of a resumed run are over
+    all processes; its gradient evaluations and forwards are this process's. proof: whether reverting gave back every byte of
+    the model, and so whether nothing outside the edit had changed. run_directory: where files were written, or None.
+    """
+
+    edit: Edit | None
+    outcome: str
+    message: str
+    metrics: dict
+    scores: list
+    config: Any
+    totals: dict = field(default_factory=dict)
+    proof: dict = field(default_factory=dict)
+    run_directory: Path | None = None
+    method: str = "razor"

@@ -1,0 +1,74 @@
+"""From a changed model to what is kept of it: the edit, the proof that it can be undone, and the files of a run."""
+
+from ..edit import Edit
+from ..events import plain
+from ..families.task import report_sections
+from ..fingerprint import fingerprint
+from ..judge import Judge
+from ..scoring import write_scores
+
+__all__ = ["capture", "prove", "write"]
+
+
+def capture(task, changed, method, config, metrics):
+    """The edit between the units' old values and what the model holds now. Times and paths stay out: the same seed gives
+    the same file."""
+    return Edit.capture(
+        task.model,
+        changed.units,
+        changed.old,
+        manifest={
+            "configuration": {"method": method, method: config.model_dump(mode="json"), "task": task.describe()},
+            "seeds": {"run": config.seed},
+            "metrics_before": plain(metrics["test"]["before"]),
+            "metrics_after": plain(metrics["test"]["after"]),
+        },
+    )
+
+
+def prove(edit, model, base):
+    """Revert the edit and apply it again, on the model itself, hashing every byte in between: what the report claims."""
+    edit.revert(model)
+    try:
+        identical = fingerprint(model).model == base
+    finally:
+        edit.apply(model)
+    return {"reverted_bit_for_bit": identical, "outside_identical": identical}
+
+
+def write(run, outcome, task, shots):
+    """The run's results: edit, undo, scores, and result.json with the names of razor_fast.report.ReportData."""
+    result = {
+        "method": outcome.method,
+        "outcome": outcome.outcome,
+        "message": outcome.message,
+        "metrics": outcome.metrics,
+        "totals": outcome.totals,
+        "targets": {
+            "forget_target": outcome.config.forget_target,
+            "forget_metric": task.forget_metric,
+            "floors": Judge(task, outcome.config, outcome.metrics["validation"]["before"]).floors,
+        },
+        "settings": {"method": outcome.method, "device": str(next(task.model.parameters()).device)},
+        **report_sections(task, shots),
+    }
+    edit = outcome.edit
+    if edit is not None:
+        edit.save(run.path / "edit.safetensors", undo=run.path / "edit.undo.safetensors", overwrite=True)
+        summary = edit.summary()
+        result["edit_sha256"] = edit.sha256
+        result["edit"] = {
+            "units": [
+                {"name": u["name"], "elements": u["elements"], "relative_change": u["change"]} for u in summary["units"]
+            ],
+            "elements": summary["elements"],
+            "share_of_model": summary["share"],
+            "file": "edit.safetensors",
+            "undo_file": "edit.undo.safetensors",
+            "sha256": edit.sha256,
+            **outcome.proof,
+        }
+        result["settings"]["versions"] = summary["versions"]
+    if outcome.scores:
+        write_scores(run.path / "scores.csv", outcome.scores)
+    run.write_json("result.json", result)
