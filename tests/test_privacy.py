@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from razor_fast.errors import DataError, NonFiniteError
-from razor_fast.evaluation.privacy import membership_auc
+from razor_fast.evaluation.privacy import membership_attack, membership_auc, membership_gap
 
 
 def drawn(seed, shift, count=40):
@@ -62,3 +62,35 @@ def test_features_that_do_not_fit():
         membership_auc(np.ones(5), np.zeros((5, 2)))
     with pytest.raises(NonFiniteError, match="NaN or infinity"):
         membership_auc(np.full((5, 2), np.nan), np.zeros((5, 2)))
+
+
+def test_an_attack_over_several_seeds_has_a_spread_and_an_interval():
+    members, others = drawn(3, 1)
+    found = membership_attack(members, others)
+    assert found.by_seed == tuple(membership_auc(members, others, seed=seed) for seed in range(5))
+    assert found.auc == pytest.approx(np.mean(found.by_seed)) and found.spread == pytest.approx(np.std(found.by_seed))
+    assert found.low < found.auc < found.high and found.high - found.low > 4 * found.spread
+    # Hanley and McNeil 1982: the standard error of an AUC of 0.84 from 40 and 60 samples is about 0.04
+    assert found.high - found.low == pytest.approx(4 * 0.04, abs=0.06)
+    named = [{"loss": side[:, 0], "alignment": side[:, 1]} for side in (members, others)]
+    assert membership_attack(*named) == found and (found.members, found.others) == (40, 60)
+
+
+def test_the_interval_holds_what_other_samples_read():
+    inside = 0
+    for seed in range(40):
+        found = membership_attack(*drawn(seed, 1), seeds=(0,), repeats=1)
+        inside += found.low <= 0.841 <= found.high
+    assert 30 <= inside <= 40
+
+
+def test_the_gap_between_two_models_is_told_from_pairs():
+    members, others = drawn(4, 1)
+    found, same = membership_attack(members, others), membership_attack(2 * members, 2 * others)
+    gap, low, high = membership_gap(found, same)
+    assert gap == pytest.approx(0, abs=1e-3) and -0.02 < low <= high < 0.02
+    none = membership_attack(*drawn(5, 0))
+    gap, low, high = membership_gap(found, none)
+    assert gap == pytest.approx(found.auc - none.auc) and 0 < low < gap < high
+    with pytest.raises(DataError, match="same samples"):
+        membership_gap(found, membership_attack(members[:9], others))

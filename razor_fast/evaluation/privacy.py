@@ -1,16 +1,43 @@
-"""Membership inference: can an attacker tell forget samples the model was trained on from ones it never saw?"""
+"""Membership inference: can an attacker tell forget samples the model was trained on from ones it never saw?
+
+The attack is logistic (in the manner of Shokri et al. 2017, arXiv 1610.05820), on what a model says of each sample: loss,
+alignment. It is fitted on some samples and scores others, over folds and over several divisions into folds.
+"""
 
 import warnings
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from ..errors import DataError, NonFiniteError
 
-__all__ = ["membership_auc"]
+__all__ = ["Membership", "as_columns", "membership_attack", "membership_auc", "membership_gap"]
+
+SEEDS = (0, 1, 2, 3, 4)
+
+
+@dataclass(frozen=True)
+class Membership:
+    """auc: mean over seeds. spread: their standard deviation, what the folds alone change. low, high: 95 % bootstrap interval,
+    what other samples would change. by_seed: the AUC of each seed. members, others: how many samples. draws: bootstrap AUCs."""
+
+    auc: float
+    spread: float
+    low: float
+    high: float
+    by_seed: tuple
+    members: int
+    others: int
+    draws: np.ndarray = field(repr=False, compare=False)
+
+
+def as_columns(features):
+    """{name: [N]} -> array [N, F], in the order of the names."""
+    return np.stack([np.asarray(values, dtype=np.float64) for values in features.values()], axis=1)
 
 
 def membership_auc(members, others, *, seed=0, folds=5, repeats=4):
-    """AUC of a cross-validated logistic attack (in the manner of Shokri et al. 2017, arXiv 1610.05820).
+    """AUC of the cross-validated logistic attack.
 
     members, others: arrays [N, F] and [M, F] of per-sample features (loss, alignment, ...) of samples the model was
     trained on and of samples it never saw. Each fold's attack is fitted on the other folds and scores the held-out
@@ -19,8 +46,48 @@ def membership_auc(members, others, *, seed=0, folds=5, repeats=4):
     Raises DataError when either side has fewer samples than two folds need, or when the two have other features,
     NonFiniteError for NaN or infinite features.
     """
+    return float(np.mean([_auc(truth, scores) for _, truth, scores in _attacks(members, others, seed, folds, repeats)]))
+
+
+def membership_attack(members, others, *, seeds=SEEDS, folds=5, repeats=4, resamples=500):
+    """The Membership of `membership_auc` over several seeds, with its spread and its interval.
+
+    members, others: arrays [N, F] and [M, F], or dicts {feature: [N]} and {feature: [M]}. The interval draws samples again, with
+    replacement and in every fold at once, and keeps the fitted attacks: it says what other samples would have read, not what
+    other attacks would. The same seeds and numbers of samples draw the same samples, so that two models are compared in pairs
+    (`membership_gap`). Raises as membership_auc.
+    """
+    if isinstance(members, dict):
+        members, others = as_columns(members), as_columns(others)
+    by_seed, wins = [], []
+    for seed in seeds:
+        folded = list(_attacks(members, others, seed, folds, repeats))
+        by_seed.append(float(np.mean([_auc(truth, scores) for _, truth, scores in folded])))
+        wins += [_wins(rows, truth, scores, len(members)) for rows, truth, scores in folded]
+    draws = _resampled(wins, len(members), len(others), resamples)
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return Membership(
+        float(np.mean(by_seed)), float(np.std(by_seed)), float(low), float(high), tuple(by_seed), len(members), len(others), draws
+    )
+
+
+def membership_gap(found, reference):
+    """(gap, low, high): found.auc - reference.auc of two Memberships on the same samples, and its 95 % interval, from pairs.
+
+    Raises DataError for attacks on different numbers of samples.
+    """
+    if (found.members, found.others, len(found.draws)) != (reference.members, reference.others, len(reference.draws)):
+        raise DataError(
+            f"attacks on {found.members} and {found.others} samples and on {reference.members} and {reference.others} cannot be "
+            "compared in pairs; attack both models on the same samples"
+        )
+    low, high = np.quantile(found.draws - reference.draws, [0.025, 0.975])
+    return found.auc - reference.auc, float(low), float(high)
+
+
+def _attacks(members, others, seed, folds, repeats):
+    """Yields (held-out rows, their truth, their scores) of every fold of every division."""
     from sklearn.linear_model import LogisticRegression
-    from sklearn.metrics import roc_auc_score
     from sklearn.model_selection import StratifiedKFold
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -40,12 +107,37 @@ def membership_auc(members, others, *, seed=0, folds=5, repeats=4):
     features = np.concatenate([members, others])
     truth = np.concatenate([np.ones(len(members)), np.zeros(len(others))])
     attack = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced"))
-    found = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", category=RuntimeWarning)
         for repeat in range(repeats):
             splits = StratifiedKFold(folds, shuffle=True, random_state=(seed * 1_000_003 + repeat) % 2**32)
             for fit, held_out in splits.split(features, truth):
                 scores = attack.fit(features[fit], truth[fit]).decision_function(features[held_out])
-                found.append(roc_auc_score(truth[held_out], scores))
-    return float(np.mean(found))
+                yield held_out, truth[held_out], scores
+
+
+def _auc(truth, scores):
+    from sklearn.metrics import roc_auc_score
+
+    return roc_auc_score(truth, scores)
+
+
+def _wins(rows, truth, scores, members):
+    """(rows of members, rows of others, [m, o]: 1 where the member scores higher, 0.5 on a tie) of one fold."""
+    own, other = truth == 1, truth == 0
+    high, low = scores[own][:, None], scores[other][None, :]
+    return rows[own], rows[other] - members, (high > low) + 0.5 * (high == low)
+
+
+def _resampled(wins, members, others, resamples):
+    """[resamples]: the mean AUC of the folds when samples are drawn again. A fold that a draw leaves empty is left out of it."""
+    draw = np.random.Generator(np.random.PCG64(0))
+    weights = [draw.multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float64) for n in (members, others)]
+    total, count = np.zeros(resamples), np.zeros(resamples)
+    for own, other, won in wins:
+        a, b = weights[0][:, own], weights[1][:, other]
+        pairs = a.sum(axis=1) * b.sum(axis=1)
+        found = np.einsum("rm,mo,ro->r", a, won, b, optimize=True)
+        total += np.where(pairs > 0, found / np.maximum(pairs, 1), 0)
+        count += pairs > 0
+    return np.divide(total, count, out=np.full(resamples, 0.5), where=count > 0)

@@ -14,8 +14,9 @@ from ..data import materialise
 from ..data.concepts import caption_matcher, fold_label
 from ..errors import ConceptError, ConfigError, DataError
 from ..evaluation import metrics
-from ..evaluation.privacy import membership_auc
+from ..evaluation.privacy import as_columns, membership_auc
 from ..threads import fixed
+from .clip_audit import membership_features, relearning_losses
 from .clip_model import ClipAdapter
 from .clip_report import report_sections, take_snapshot
 
@@ -151,6 +152,26 @@ class ClipTask:
         }
         return {name: rows.cpu() for name, rows in found.items()}
 
+    # -- what an audit asks for, see task.Audited
+
+    @property
+    def forget_samples(self):
+        return len(self.sets["forget.train"])
+
+    def relearning_losses(self, count, step, seed):
+        """See task.Audited: zero-shot cross-entropy on `count` forget.train images; clip_audit.py."""
+        return relearning_losses(self, count, step, seed)
+
+    @fixed
+    def membership_features(self):
+        """See task.Audited: zero-shot loss and alignment with the own caption; clip_audit.py."""
+        return membership_features(self)
+
+    def membership(self):
+        """AUC of the membership attack on loss and alignment together, forget.train against forget.test."""
+        members, others = self.membership_features()
+        return membership_auc(as_columns(members), as_columns(others), seed=self.seed)
+
     def describe(self):
         return {
             "family": self.family,
@@ -212,21 +233,6 @@ class ClipTask:
             [(pool[i], v) for i, v in zip(row.tolist(), values.tolist())]
             for row, values in zip(best.indices, best.values)
         ]
-
-    @fixed
-    @torch.no_grad()
-    def membership(self):
-        """AUC of the membership attack on loss and alignment: forget.train against forget.test, never trained on."""
-        adapter = self.adapter
-        sides = []
-        for name in ("forget.train", "forget.test"):
-            images, texts = self._features(name)
-            similar = images @ self._classifier().T
-            loss = torch.nn.functional.cross_entropy(
-                adapter.logit_scale() * similar, self._targets[name], reduction="none"
-            )
-            sides.append(torch.stack([loss, (images * texts).sum(dim=1)], dim=1).double().cpu().numpy())
-        return membership_auc(*sides, seed=self.seed)
 
     # -- how
 

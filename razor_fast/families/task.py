@@ -5,7 +5,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-__all__ = ["Task", "take_snapshot", "report_sections"]
+__all__ = ["Audited", "Task", "take_snapshot", "report_sections"]
 
 
 @runtime_checkable
@@ -34,6 +34,25 @@ class Task(Protocol):
 
     def describe(self) -> dict:
         """JSON-able facts for logs, edits and reports: concept, sizes of the parts, model name."""
+
+
+@runtime_checkable
+class Audited(Protocol):
+    """What an audit can use of a Task beyond the Protocol above. A family offers what fits it; an audit says what it left out."""
+
+    def outcomes(self, part: str) -> dict[str, Tensor]:
+        """{metric: float64 [N]}: sample by sample values that metrics of `evaluate` are means of, for intervals."""
+
+    def class_log_probs(self, part: str, side: str) -> tuple[Tensor, Tensor]:
+        """(log-probabilities [N, C], true classes int64 [N]) of a side ("forget", "retain") of "train" or "test"; the classes
+        are named by `self.classes`. For distances between models."""
+
+    def membership_features(self) -> tuple[dict, dict]:
+        """({feature: [N]}, {feature: [M]}), numpy: of forget samples the model was trained on, and of ones it never saw."""
+
+    def relearning_losses(self, count: int, step: int, seed: int) -> Iterator[Tensor]:
+        """Micro-batch losses of one fine-tuning step on `count` of the `self.forget_samples` forget samples; `seed` decides
+        which. Low when the concept is known."""
 
 
 def take_snapshot(task):
