@@ -15,6 +15,7 @@ from ..evaluation.answers import answer_margins, answer_shares, is_right, verdic
 from ..memory import memory_advice
 from ..threads import fixed
 from .vlm_alignment import CaptionAlignment, DirectionAlignment
+from .vlm_checkpointing import Checkpointing
 from .vlm_model import VlmAdapter
 from .vlm_parts import freeze_all_but
 from .vlm_report import report_sections, take_snapshot
@@ -36,7 +37,8 @@ class VlmTask:
     validation: "forced" asks whether greedy decoding still gives the answer that the model gave before, in one forward pass;
     "generated" decodes and compares texts, as the test always does. match: evaluation.answers.is_right.
     frozen_top: tokens of the frozen distributions that are kept for the drift. batch_size: questions of a micro-batch;
-    gradient_batches: micro-batches of each side per round. reference: a model that never saw the concept.
+    gradient_batches: micro-batches of each side per round. gradient_checkpointing: of the vision tower's and the language model's
+    layers, see vlm_checkpointing.py; the gradients are the same. reference: a model that never saw the concept.
 
     Prepared images and the frozen model's answers and distributions are cached here, so build the task before the model is
     edited; no second copy of the weights is kept. The model is put into evaluation mode.
@@ -66,6 +68,7 @@ class VlmTask:
         frozen_top=256,
         batch_size=8,
         gradient_batches=4,
+        gradient_checkpointing=False,
         evaluation_batch_size=16,
         reference=None,
         seed=0,
@@ -97,8 +100,10 @@ class VlmTask:
         for _, questions in parts.items():  # refuses what cannot be asked before anything is computed or frozen
             for question in questions:
                 self.adapter.encode(question)
+        checkpointing = Checkpointing(model) if gradient_checkpointing else None
         freeze_all_but(model, self.editable)
         model.eval()
+        self.adapter.checkpointing, self.gradient_checkpointing = checkpointing, gradient_checkpointing
         self._freeze(text_tower)
 
     @classmethod
@@ -161,7 +166,7 @@ class VlmTask:
                 yield loss * share
 
     def _losses_of(self, side, questions):
-        lower = "task.batch_size, or use bf16 weights, or spread the model with model.device_map"
+        lower = "task.batch_size, or turn on task.gradient_checkpointing, or use bf16 weights, or a model.device_map"
         with memory_advice(f"computing the {side} loss", lower):
             if side == "forget":
                 yield from self._forget_losses(questions)
@@ -260,6 +265,7 @@ class VlmTask:
             "frozen_top": self.frozen_top,
             "batch_size": self.batch_size,
             "gradient_batches": self.gradient_batches,
+            "gradient_checkpointing": self.gradient_checkpointing,
             "seed": self.seed,
             "parts": self.parts.summary(),
         }

@@ -5,7 +5,9 @@
 """
 
 import sys
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 
@@ -17,7 +19,8 @@ SIDES = ("forget", "retain", "mismatch")
 @dataclass(frozen=True)
 class MemoryEstimate:
     """Bytes. weights: of the model. gradients: of the editable part, one set a side. activations: what the backward pass of one
-    micro-batch keeps. What kernels need for a moment is not in it."""
+    micro-batch keeps; with gradient checkpointing, the layers' inputs and the inside of the largest layer. What kernels need
+    for a moment is not in it."""
 
     weights: int
     gradients: int
@@ -41,28 +44,51 @@ def estimate_memory(task) -> MemoryEstimate:
     parameters = list(task.model.parameters())
     own = {p.untyped_storage().data_ptr() for p in parameters}
     largest = 0
-    for side in SIDES[:2]:
-        kept = {}
-
-        def keep(tensor, kept=kept):
-            storage = tensor.untyped_storage()
-            if storage.data_ptr() not in own:
-                kept[storage.data_ptr()] = storage.nbytes()
-            return tensor
-
+    for side in SIDES:
         losses = task.losses(side, 0, 0)
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            for loss in losses:
-                largest = max(largest, sum(kept.values()))
+        with _layers(task.adapter.checkpointing, own) as inside, _kept(own) as kept:
+            for loss in islice(losses, 2):  # the forget side has two for each micro-batch
+                largest = max(largest, sum(kept.values()) + max(inside, default=0))
                 kept.clear()
+                inside.clear()
                 del loss
-                break
         losses.close()
     return MemoryEstimate(
         weights=sum(p.numel() * p.element_size() for p in parameters),
         gradients=len(SIDES) * sum(p.numel() * p.element_size() for p in parameters if p.requires_grad),
         activations=largest,
     )
+
+
+@contextmanager
+def _kept(apart):
+    """Context: {storage: bytes} of what autograd keeps inside, but for the storages of `apart`."""
+    found = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in apart:
+            found[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        yield found
+
+
+@contextmanager
+def _layers(checkpointing, apart):
+    """Context: bytes of each checkpointed layer, all of which the backward pass forms again, one layer at a time."""
+    found = []
+
+    def visit(run, inputs):
+        known = apart | {tensor.untyped_storage().data_ptr() for tensor in inputs}
+        with _kept(known) as kept:
+            out = run()  # alive while its inside is counted
+            found.append(sum(kept.values()))
+            del out
+
+    with checkpointing.whole_layers(visit) if checkpointing is not None else nullcontext():
+        yield found
 
 
 def peak_memory(model):

@@ -36,11 +36,13 @@ class VlmAdapter:
     """model: LlavaForConditionalGeneration, LlavaNextForConditionalGeneration or another of AutoModelForImageTextToText with a
     vision tower, a projector and a language model. processor: its AutoProcessor.
 
+    checkpointing: of vlm_checkpointing.py, for what gradients pass through; without it everything is kept for them.
+
     Raises ModelError for a model without these parts and a processor without an image processor or a chat template.
     """
 
     def __init__(self, model, processor):
-        self.model, self.processor = model, processor
+        self.model, self.processor, self.checkpointing = model, processor, None
         self.modules = modules_of(model)
         self.tokenizer = getattr(processor, "tokenizer", None)
         if self.tokenizer is None or getattr(processor, "image_processor", None) is None:
@@ -187,7 +189,8 @@ class VlmAdapter:
         inputs = self._batch([[*e.prompt, *a] for e, a in zip(encoded, answers)], encoded)
         longest = max(map(len, answers))
         places = (inputs["attention_mask"].cumsum(dim=1) - 1).clamp(min=0)
-        logits = self.model(**inputs, position_ids=places, use_cache=False, logits_to_keep=longest + 1).logits
+        with self._checkpointed():
+            logits = self.model(**inputs, position_ids=places, use_cache=False, logits_to_keep=longest + 1).logits
         logits = logits[:, -longest - 1 : -1].float()
         targets = inputs["input_ids"][:, -longest:].to(logits.device)
         lengths = torch.tensor([len(a) for a in answers], device=logits.device)
@@ -197,7 +200,8 @@ class VlmAdapter:
     def projected_features(self, questions):
         """Mean of the image tokens that the language model is given: fp32 [B, D], with gradients where asked for."""
         images = self._image_inputs(questions)
-        found = self.model.get_image_features(**images)
+        with self._checkpointed():
+            found = self.model.get_image_features(**images)
         found = getattr(found, "pooler_output", found)
         rows = [one.reshape(-1, one.shape[-1]).float().mean(dim=0) for one in found]
         return torch.stack(rows[: len(questions)])
@@ -207,13 +211,17 @@ class VlmAdapter:
         pixels = self._image_inputs(questions)["pixel_values"]
         if pixels.dim() == 5:  # the whole image first, then its tiles
             pixels = pixels[:, 0]
-        pooled = getattr(self.vision_tower(pixels), "pooler_output", None)
+        with self._checkpointed():
+            pooled = getattr(self.vision_tower(pixels), "pooler_output", None)
         if pooled is None or len(pooled) != len(questions):
             raise ModelError(
                 f"the vision tower ({type(self.vision_tower).__name__}) gives no pooled feature for an image, so captions "
                 "cannot be compared with it; leave text_tower out"
             )
         return pooled.float()
+
+    def _checkpointed(self):
+        return contextlib.nullcontext() if self.checkpointing is None else self.checkpointing()
 
     def _image_inputs(self, questions):
         encoded = [self.encode(question) for question in questions]

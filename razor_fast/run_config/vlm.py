@@ -148,6 +148,9 @@ class VlmTaskSection(Section):
     frozen_top: int = Field(256, ge=1, description="tokens of the original's distributions kept for measuring drift")
     batch_size: int = Field(8, ge=1, description="questions of a micro-batch")
     gradient_batches: int = Field(4, ge=1, description="micro-batches of each side in a gradient")
+    gradient_checkpointing: bool = Field(
+        False, description="of the vision tower's and the language model's layers: less memory, a third more time"
+    )
 
     @model_validator(mode="after")
     def _some_loss(self):
