@@ -76,6 +76,7 @@ class ScoreRecorder:
             raise RecordingError(
                 f"recorder.{side}() was opened inside recorder.{self._open}(); close one before the other"
             )
+        self.units.wrapping.settle()
         everything = list(self.model.parameters())
         wanted = set(map(id, self.units.parameters.values()))
         saved = [(p, p.grad, p.requires_grad) for p in everything]
@@ -83,10 +84,12 @@ class ScoreRecorder:
         try:
             for p in everything:
                 p.grad = None
-                if self.freeze_others and id(p) not in wanted:
+                if self.freeze_others and id(p) not in wanted and not self.units.wrapping.replicas:
                     p.requires_grad_(False)
             yield self
-            fresh = {name: p.grad for name, p in self.units.parameters.items()}
+            self.units.wrapping.settle()
+            layout = self.units.layout
+            fresh = {name: layout.gradient(p, p.grad) for name, p in self.units.parameters.items()}
             if all(g is None for g in fresh.values()):
                 raise NoGradientError(
                     f"no parameter of the units received a gradient inside recorder.{side}(): call backward() inside the "
@@ -130,8 +133,9 @@ class ScoreRecorder:
         if self._open:
             raise RecordingError(f"scores() was called inside recorder.{self._open}(); call it after the block")
         forget, retain = self.gradients("forget"), self.gradients("retain")
-        theta = [p.detach() for p in self.units.parameters.values()]
-        sums = ops.segment_stats(theta, list(forget.values()), list(retain.values()), self.units.plan)
+        layout = self.units.layout
+        theta = layout.local(self.units.parameters)
+        sums = layout.sum(ops.segment_stats(theta, list(forget.values()), list(retain.values()), self.units.counted))
         return ScoreTable(self.units, sums, alpha=alpha, eps=eps)
 
 

@@ -15,9 +15,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+import numpy as np
 import torch
 from torch import nn
 
+from .distributed import Cut, Layout, Wrapping, is_sharded, local_tensor
 from .errors import ConfigError, ModelError, PlanError, UnknownUnitError
 from .heads import Head, HeadMapError, find_map, join_groups, looks_like_attention
 from .matrix import matrix_shape
@@ -133,6 +135,8 @@ class Units(Sequence[Unit]):
         aliases: Mapping[str, str] | None = None,
         unknown_attention: Sequence[str] = (),
         model_name: str = "",
+        wrapping: Wrapping | None = None,
+        layout: Layout | None = None,
     ):
         self._units = tuple(units)
         self._index = {unit.name: index for index, unit in enumerate(self._units)}
@@ -149,7 +153,9 @@ class Units(Sequence[Unit]):
         self.aliases = dict(aliases or {})
         self.unknown_attention = tuple(unknown_attention)
         self.model_name = model_name
-        self._plan = None
+        self.wrapping = wrapping or Wrapping()
+        self._layout = None if layout is None else layout.only(self.parameters)
+        self._plan = self._cut = self._held = self._counted = None
 
     def __len__(self) -> int:
         return len(self._units)
@@ -185,24 +191,61 @@ class Units(Sequence[Unit]):
         return [matrix_shape(parameter.shape) for parameter in self.parameters.values()]
 
     @property
-    def plan(self):
-        """The compiled Plan over all units, made on first use; layers are group 0, heads group 1."""
+    def plan(self) -> Plan:
+        """The compiled Plan over all units, of whole parameters, made on first use; layers are group 0, heads group 1."""
         if self._plan is None:
-            order = {name: index for index, name in enumerate(self.parameters)}
-            rows = [
-                (index, order[piece.parameter], piece.row, piece.rows, piece.column, piece.columns)
-                for index, unit in enumerate(self._units)
-                for piece in unit.slices
-            ]
-            self._plan = Plan.compile(
-                self.shapes,
-                torch.tensor(rows, dtype=torch.int64).reshape(-1, 6).numpy(),
-                len(self._units),
-                [0 if unit.kind == "layer" else 1 for unit in self._units],
-                unit_names=self.names,
-                parameter_names=list(self.parameters),
-            )
+            self._plan = self._compile(self.shapes, self.slice_table)
         return self._plan
+
+    @property
+    def slice_table(self) -> np.ndarray:
+        """int64 [S, 6], the columns of plan.SLICE_COLUMNS: the slices of whole parameters, unit by unit."""
+        order = {name: index for index, name in enumerate(self.parameters)}
+        rows = [
+            (index, order[piece.parameter], piece.row, piece.rows, piece.column, piece.columns)
+            for index, unit in enumerate(self._units)
+            for piece in unit.slices
+        ]
+        return np.array(rows, np.int64).reshape(-1, 6)
+
+    def _compile(self, shapes: Sequence[tuple[int, int]], table: np.ndarray) -> Plan:
+        return Plan.compile(
+            shapes,
+            table,
+            len(self._units),
+            [0 if unit.kind == "layer" else 1 for unit in self._units],
+            unit_names=self.names,
+            parameter_names=list(self.parameters),
+        )
+
+    @property
+    def layout(self) -> Layout:
+        """Where the parameters lie (distributed/). Over several ranks the first use is collective: all must come."""
+        if self._layout is None:
+            self._layout = Layout.of(self.parameters, self.wrapping, [self.names, self.slice_table.tolist()])
+        return self._layout
+
+    @property
+    def cut(self) -> Cut:
+        """The slices, cut at shard borders: what of them this rank holds."""
+        if self._cut is None:
+            self._cut = self.layout.cut(self.slice_table)
+        return self._cut
+
+    @property
+    def held(self) -> Plan:
+        """The plan of what this rank holds, in the coordinates of `layout.local(parameters)`: to be read and written."""
+        if self._held is None:
+            self._held = self.plan if self.layout.group is None else self._compile(self.layout.shapes(), self.cut.slices)
+        return self._held
+
+    @property
+    def counted(self) -> Plan:
+        """As `held`, without what another rank holds too and answers for: sums over it add up over the ranks."""
+        if self._counted is None:
+            whole = self.layout.group is None
+            self._counted = self.plan if whole else self._compile(self.layout.shapes(), self.cut.slices[self.cut.owned])
+        return self._counted
 
     def kinds(self, kind: str) -> list[Unit]:
         """The units of one kind, "layer" or "head"."""
@@ -243,6 +286,8 @@ class Units(Sequence[Unit]):
             aliases=self.aliases,
             unknown_attention=self.unknown_attention,
             model_name=self.model_name,
+            wrapping=self.wrapping,
+            layout=self.layout,
         )
 
     def on(self, model: nn.Module) -> Units:
@@ -250,6 +295,7 @@ class Units(Sequence[Unit]):
 
         Raises ModelError where a parameter is missing or has another shape.
         """
+        wrapping = Wrapping.of(model)
         there = dict(model.named_parameters(remove_duplicate=False))
         self._check_shapes(there, model)
         return Units(
@@ -259,10 +305,12 @@ class Units(Sequence[Unit]):
             aliases=self.aliases,
             unknown_attention=self.unknown_attention,
             model_name=type(model).__name__,
+            wrapping=wrapping,
         )
 
     def check_model(self, model: nn.Module) -> None:
         """Raise ModelError unless `model` holds the very parameters these units were found on."""
+        self.wrapping.settle()
         there = dict(model.named_parameters(remove_duplicate=False))
         self._check_shapes(there, model)
         for name, parameter in self.parameters.items():
@@ -321,6 +369,7 @@ def find_units(
     exclude: str | Sequence[str] = DEFAULT_EXCLUDE,
     skip_frozen: bool = True,
     split_groups: bool = False,
+    group=None,
 ) -> Units:
     """The layers and attention heads of a model.
 
@@ -336,6 +385,9 @@ def find_units(
         split_groups: with grouped queries, whether shared keys and values ("kv.<j>") and each query head ("head.<i>")
             are units of their own. By default they are one unit, "group.<j>": keys that move change the output of every
             query head they serve.
+        group: the process group of the ranks that hold the model together. By default it is read off DTensor parameters
+            (FSDP2, tensor parallelism) and off DDP; every rank then calls with the same arguments, and scoring is
+            collective. Give it where the model lies on part of the ranks, or for the module inside DDP.
 
     Returns:
         Units, layers in model order, then heads in module order. Attention modules without a head map give layers only,
@@ -351,6 +403,7 @@ def find_units(
     include = None if include is None else _patterns(include, "include")
     exclude = _patterns(exclude, "exclude")
 
+    wrapping = Wrapping.of(model, group)
     first: dict[str, nn.Parameter] = {}
     aliases: dict[str, str] = {}
     names: dict[int, str] = {}
@@ -451,6 +504,7 @@ def find_units(
         aliases=aliases,
         unknown_attention=unknown,
         model_name=type(_bare(model)).__name__,
+        wrapping=wrapping,
     )
 
 
@@ -466,8 +520,8 @@ def _unusable(parameter: nn.Parameter, skip_frozen: bool) -> str | None:
     if isinstance(parameter, nn.parameter.UninitializedParameter):
         return "not initialised (lazy module): run one forward first"
     kind = type(parameter.data)
-    if kind is not torch.Tensor:
-        return f"a {kind.__name__} (sharded, quantised or fake): edit the full, plain parameter"
+    if kind is not torch.Tensor and not is_sharded(parameter):
+        return f"a {kind.__name__} (quantised or fake): edit the full, plain parameter"
     if parameter.layout is not torch.strided:
         return f"layout {str(parameter.layout).removeprefix('torch.')} cannot be edited: make it dense"
     if parameter.dtype not in EDITABLE_DTYPES:
@@ -483,7 +537,10 @@ def _check_memory(parameters: Mapping[str, nn.Parameter]) -> None:
     """Two Parameters on one piece of memory have two gradients, each half the truth, and would be edited twice."""
     at: dict[tuple[torch.device, int], str] = {}
     for name, parameter in parameters.items():
-        place = (parameter.device, parameter.data_ptr())
+        local = local_tensor(parameter)
+        place = (parameter.device, local.data_ptr())
+        if not local.numel():
+            continue  # of a parameter with fewer rows than ranks
         if place in at:
             raise ModelError(
                 f"parameters {at[place]!r} and {name!r} share their memory but are two Parameter objects; tie them by "

@@ -42,4 +42,4 @@ def test_sharded_over_two_ranks():
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
                str(ROOT / "examples" / "sharded_scores.py")]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=100)
-    assert "20 units on 2 ranks: the sums of whole tensors" in done.stdout, done.stderr[-3000:]
+    assert "20 units on 2 ranks: the scores of one process" in done.stdout, done.stderr[-3000:]

@@ -1,0 +1,11 @@
+"""Models that lie on several ranks: who holds what of a parameter, and how what must be whole is put together.
+
+The engine is torch.distributed; this room only cuts slices at shard borders. Calls matrix and errors.
+"""
+
+from .cut import Cut
+from .layout import Layout
+from .windows import is_sharded, local_tensor
+from .wrapping import Wrapping
+
+__all__ = ["Cut", "Layout", "Wrapping", "is_sharded", "local_tensor"]

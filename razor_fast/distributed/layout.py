@@ -1,0 +1,161 @@
+"""Where the values of parameters lie: whole in this process, or in windows on the ranks of a process group.
+
+A rank runs operators on what it holds; what must be whole is added up over the ranks. Of several ranks that hold the same
+window (replicas: DDP, HSDP, what tensor parallelism leaves alone) one owns it and counts. `Layout` is the only thing that
+units, recorder, step and edits ask; in one process it does nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import ModelError
+from .cut import Cut, cut_slices
+from .windows import Window, is_sharded, local_tensor, window_of
+from .wrapping import Wrapping
+
+__all__ = ["Layout"]
+
+
+class Layout:
+    """The layout of named parameters. Made by `Layout.of`, which every rank of the group calls: they agree on it once.
+
+    group: the process group, or None in one process. windows: name -> Window of this rank. owned: name -> bool.
+    """
+
+    def __init__(self, wrapping: Wrapping, windows: Mapping[str, Window], owned: Mapping[str, bool], device):
+        self.wrapping, self.group = wrapping, wrapping.group
+        self.windows, self.owned, self.device = dict(windows), dict(owned), device
+
+    @classmethod
+    def of(cls, parameters: Mapping[str, Tensor], wrapping: Wrapping, subject: object = None) -> Layout:
+        """Agree on who holds what: one exchange of the ranks' windows (32 bytes a parameter and rank, or little more).
+
+        subject: JSON-able, what all ranks must ask for alike (units). Raises ModelError, on every rank, when the ranks name
+        other parameters or subjects, or when their windows do not make up each parameter.
+        """
+        wrapping.settle()
+        windows = {name: window_of(name, p) for name, p in parameters.items()}
+        device = _device(parameters)
+        if wrapping.group is None:
+            return cls(wrapping, windows, dict.fromkeys(windows, True), device)
+        import torch.distributed as dist
+
+        described = json.dumps([subject, [[n, list(p.shape), str(p.dtype)] for n, p in parameters.items()]])
+        mine = (hashlib.sha256(described.encode()).hexdigest(), tuple(windows.values()))
+        everyone: list = [None] * dist.get_world_size(wrapping.group)
+        dist.all_gather_object(everyone, mine, group=wrapping.group)
+        differ = [rank for rank, (digest, _) in enumerate(everyone) if digest != everyone[0][0]]
+        if differ:
+            raise ModelError(
+                f"ranks 0 and {differ[0]} look for different units or hold models of different shape; call find_units with the "
+                "same arguments on every rank, on the same architecture"
+            )
+        owned = {}
+        for index, (name, parameter) in enumerate(parameters.items()):
+            held = [each[index] for _, each in everyone]
+            distinct = set(held)
+            if sum(window.elements for window in distinct) != parameter.numel():
+                raise ModelError(
+                    f"the ranks' pieces of {name} do not make up its {parameter.numel()} elements; give the process group of "
+                    "all ranks that hold the model: find_units(model, group=...)"
+                )
+            replicas = [rank for rank, window in enumerate(held) if window == windows[name]]
+            # in turn, so that replicas share the work
+            owned[name] = replicas[index % len(replicas)] == dist.get_rank(wrapping.group)
+        return cls(wrapping, windows, owned, device)
+
+    def only(self, names) -> Layout:
+        """The layout of some of the parameters, without asking the other ranks again."""
+        return Layout(
+            self.wrapping, {n: self.windows[n] for n in names}, {n: self.owned[n] for n in names}, self.device
+        )
+
+    @property
+    def ranks(self) -> int:
+        if self.group is None:
+            return 1
+        import torch.distributed as dist
+
+        return dist.get_world_size(self.group)
+
+    @property
+    def rank(self) -> int:
+        if self.group is None:
+            return 0
+        import torch.distributed as dist
+
+        return dist.get_rank(self.group)
+
+    def shapes(self) -> list[tuple[int, int]]:
+        """Matrix shapes of what this rank holds, in the order of the parameters."""
+        return [window.shape for window in self.windows.values()]
+
+    def cut(self, slices: np.ndarray) -> Cut:
+        """Slices int64 [S, 6] of whole parameters, cut down to this rank."""
+        return cut_slices(slices, list(self.windows.values()), list(self.owned.values()))
+
+    def local(self, parameters: Mapping[str, Tensor]) -> list[Tensor]:
+        """What this rank holds of each parameter, sharing its memory; gathered copies are dropped first."""
+        self.wrapping.settle()
+        return [local_tensor(p) for p in parameters.values()]
+
+    def gradient(self, parameter: Tensor, gradient: Tensor | None) -> Tensor | None:
+        """What this rank holds of a gradient, laid out as its parameter: a sum still to be taken is taken here."""
+        if gradient is None:
+            return None
+        if is_sharded(gradient) and gradient.placements != parameter.placements:
+            gradient = gradient.detach().redistribute(placements=parameter.placements)
+        local = local_tensor(gradient)
+        # DDP's gradient_as_bucket_view: the next backward writes where this gradient lies
+        return local.clone() if self.wrapping.replicas else local
+
+    def written(self, parameters: Mapping[str, Tensor]) -> None:
+        """Tell autograd that the shards of DTensors changed: their wrappers have version counters of their own."""
+        wrapped = [p.detach() for p in parameters.values() if is_sharded(p)]
+        if wrapped:
+            torch.autograd.graph.increment_version(wrapped)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Add a tensor up over the ranks: one all-reduce. Every rank gets the same bits."""
+        if self.group is None:
+            return values
+        import torch.distributed as dist
+
+        there = values.to(self.device)
+        dist.all_reduce(there, group=self.group)
+        return there.to(values.device)
+
+    def whole(self, pieces: Tensor) -> Tensor:
+        """Join pieces that are zero wherever another rank answers, bit for bit: added as bytes, so that -0.0 and NaN live."""
+        if self.group is None:
+            return pieces
+        as_bytes = pieces.contiguous().reshape(-1).view(torch.uint8)
+        return self.sum(as_bytes).view(pieces.dtype).reshape(pieces.shape)
+
+    def broadcast(self, value):
+        """The first rank's value of a JSON-able object, on all: decisions are taken once."""
+        if self.group is None:
+            return value
+        import torch.distributed as dist
+
+        box = [value]
+        dist.broadcast_object_list(box, group=self.group, group_src=0)
+        return box[0]
+
+
+def _device(parameters: Mapping[str, Tensor]) -> torch.device:
+    """Where sums travel: the mesh's device, which offloaded parameters have left; else that of the parameters."""
+    first = next(iter(parameters.values()), None)
+    if first is None:
+        return torch.device("cpu")
+    if is_sharded(first) and first.device.type != first.device_mesh.device_type:
+        kind = first.device_mesh.device_type
+        return torch.device(kind, getattr(torch, kind).current_device())
+    return first.device

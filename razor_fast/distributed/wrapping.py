@@ -1,0 +1,66 @@
+"""What a training stack wrapped around a model: the ranks that share it, and copies of parameters that may be stale.
+
+FSDP2 keeps the gathered parameters of a module after a forward without a backward, and of the root always: a write to the
+shards would not be seen, and `named_parameters()` names the gathered ones. `Wrapping.settle` drops them.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+from torch import nn
+
+from ..errors import ModelError
+from .windows import is_sharded
+
+__all__ = ["Wrapping"]
+
+
+@dataclass(frozen=True, eq=False)
+class Wrapping:
+    """group: the ranks that hold the model together, or None for one process. fsdp: its FSDP2 modules. replicas: whether
+    DDP keeps the ranks alike (its buckets count the parameters that want a gradient, so none may be frozen under way)."""
+
+    group: object | None = None
+    fsdp: tuple[nn.Module, ...] = ()
+    replicas: bool = False
+
+    @classmethod
+    def of(cls, model: nn.Module, group=None) -> Wrapping:
+        """Read off the model. group: the ranks, where they cannot be read off it. Raises ModelError when they must be told."""
+        fsdp = _modules(model, "torch.distributed.fsdp", "FSDPModule")
+        ddp = _modules(model, "torch.nn.parallel.distributed", "DistributedDataParallel")
+        found = cls(group, fsdp, bool(ddp))
+        found.settle()
+        if group is None:
+            group = ddp[0].process_group if ddp else _group_of_meshes(model)
+        return cls(group, fsdp, bool(ddp))
+
+    def settle(self) -> None:
+        """Make the shards the parameters of every FSDP2 module again."""
+        for module in self.fsdp:
+            module.reshard()
+
+
+def _modules(model, library, name):
+    """The submodules of a kind that exists only once its library is loaded."""
+    kind = getattr(sys.modules.get(library), name, None)
+    return () if kind is None else tuple(m for m in model.modules() if isinstance(m, kind))
+
+
+def _group_of_meshes(model):
+    meshes = {p.device_mesh for p in model.parameters() if is_sharded(p)}
+    if not meshes:
+        return None
+    import torch.distributed as dist
+
+    ranks = {rank for mesh in meshes for rank in mesh.mesh.flatten().tolist()}
+    if len(ranks) == dist.get_world_size():
+        return dist.group.WORLD
+    if len(meshes) == 1 and next(iter(meshes)).ndim == 1:
+        return next(iter(meshes)).get_group()
+    raise ModelError(
+        f"the model lies on ranks {sorted(ranks)} of {dist.get_world_size()}, over {len(meshes)} device meshes; give the "
+        "process group of just these ranks: find_units(model, group=...)"
+    )
