@@ -2,11 +2,11 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from .errors import ConfigError
 
-__all__ = ["Strict", "RazorConfig"]
+__all__ = ["ABLATIONS", "MethodConfig", "RazorConfig", "Strict"]
 
 
 class Strict(BaseModel):
@@ -35,27 +35,39 @@ def describe(error, where):
     return f"{where} is not valid:\n  " + "\n  ".join(lines)
 
 
-class RazorConfig(Strict):
+class MethodConfig(Strict):
+    """What every method is told: what is drawn, what may be edited, and what the result is held against."""
+
+    seed: int = Field(0, ge=0, description="governs batches and everything else that is drawn")
+    include: tuple[str, ...] | None = Field(None, description="only parameters matching one of these patterns")
+    exclude: tuple[str, ...] | None = Field(
+        None, description="parameters never edited; default of razor and slug as in SLUG (docs/units.md), of others none"
+    )
+    forget_target: float = Field(0.0, description="stop when the forget metric on validation is at or below this")
+    retain_tolerance: float = Field(0.01, ge=0, description="largest drop allowed of each retain metric on validation")
+    tolerances: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        default_factory=dict, description="the same, by metric, where it differs"
+    )
+
+
+class RazorConfig(MethodConfig):
     """RAZOR's settings. Symbols are those of docs/method.md.
 
     Scoring: alpha (weight of the cosine), eps. Direction: lambda_forget, rho, lambda_retain, lambda_mismatch.
     """
-
-    seed: int = Field(0, ge=0, description="governs batches and everything else that is drawn")
 
     layers: bool = Field(True, description="consider whole parameters")
     heads: bool = Field(True, description="consider attention heads")
     split_groups: bool = Field(
         False, description="keys and values that several query heads share as units of their own (docs/units.md)"
     )
-    include: tuple[str, ...] | None = Field(None, description="only parameters matching one of these patterns")
-    exclude: tuple[str, ...] | None = Field(
-        None, description="parameters never edited; default as in SLUG (docs/units.md)"
-    )
 
     alpha: float = Field(1.0, ge=0, le=1)
     eps: float = Field(1e-12, gt=0)
     threshold: float | Literal["auto"] = Field("auto", description="tau: units with phi above it form the first K")
+    selection: Literal["score", "random", "all"] = Field(
+        "score", description="units by phi; or, to see what the score is worth, at random, or all layers at once"
+    )
     initial_units: int | None = Field(4, ge=1, description="first K by count; null selects by threshold instead")
     max_initial_units: int = Field(16, ge=1, description="cap on the first K when it is chosen by threshold")
 
@@ -63,12 +75,6 @@ class RazorConfig(Strict):
     rho: float = Field(1.0, gt=0, le=1)
     lambda_retain: float = Field(1.0, ge=0)
     lambda_mismatch: float = Field(1.0, ge=0)
-
-    forget_target: float = Field(0.0, description="stop when the forget metric on validation is at or below this")
-    retain_tolerance: float = Field(0.01, ge=0, description="largest drop allowed of each retain metric on validation")
-    tolerances: dict[str, Annotated[float, Field(ge=0)]] = Field(
-        default_factory=dict, description="the same, by metric, where it differs"
-    )
 
     inner_steps: int = Field(8, ge=1, description="gradient steps that form a round's direction; the paper's is 1")
     inner_share: float = Field(0.02, gt=0, description="length of an inner step, as a share of the norm of what moves")
@@ -81,3 +87,28 @@ class RazorConfig(Strict):
     max_rounds: int = Field(6, ge=1)
     patience: int = Field(2, ge=1, description="stop after this many rounds in a row that did not help")
     grow: bool = Field(True, description="add the best unit not yet in K in each round after the first")
+
+    @model_validator(mode="after")
+    def _all_together(self):
+        if self.selection == "all" and (self.heads or self.step != "joint"):
+            raise ValueError("selection 'all' takes every layer in one step: give heads: false and step: joint with it")
+        return self
+
+    @classmethod
+    def ablated(cls, name, **options):
+        """The settings of one of ABLATIONS, with other options beside. Raises ConfigError for a name that is none."""
+        if name not in ABLATIONS:
+            raise ConfigError(f"there is no ablation {name!r}; there are {', '.join(ABLATIONS)}")
+        return cls(**{**options, **ABLATIONS[name]})
+
+
+#: RAZOR with one of its parts taken away, by the options that take it away
+ABLATIONS = {
+    "no_retain": {"lambda_retain": 0.0, "alpha": 0.0},
+    "no_forget": {"lambda_forget": 0.0},
+    "no_mismatch": {"lambda_mismatch": 0.0},
+    "all_layers": {"selection": "all", "heads": False, "step": "joint"},
+    "no_growth": {"grow": False},
+    "layers_only": {"heads": False},
+    "heads_only": {"layers": False},
+}

@@ -5,7 +5,7 @@ import math
 from dataclasses import dataclass, field
 
 __all__ = ["Event", "RunStarted", "RoundStarted", "Scored", "UnitsChosen", "Probed", "StepAccepted", "StepRejected",
-           "RoundEnded", "RunEnded", "as_record", "plain"]  # fmt: skip
+           "Trained", "RoundEnded", "RunEnded", "as_record", "plain"]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,16 @@ class StepRejected(Event):
 
 
 @dataclass(frozen=True)
+class Trained(Event):
+    """Of methods that train: `step` of `steps` micro-batches are done in this phase; `losses`: the last value of each."""
+
+    phase: str
+    step: int
+    steps: int
+    losses: dict
+
+
+@dataclass(frozen=True)
 class RoundEnded(Event):
     metrics: dict
     helped: bool
@@ -85,7 +95,8 @@ class RoundEnded(Event):
 
 @dataclass(frozen=True)
 class RunEnded(Event):
-    """`outcome`: target_met, already_met, no_progress, max_rounds or no_unit. Metrics are those on validation."""
+    """`outcome`: target_met, already_met, no_progress, max_rounds or no_unit; finished, for methods that do not search, where the
+    target or a tolerance was missed. Metrics are those on validation."""
 
     outcome: str
     message: str

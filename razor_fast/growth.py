@@ -203,9 +203,13 @@ class _Loop:
                 count=config.initial_units,
                 without=s.fruitless,
                 maximum=config.max_initial_units,
+                by=config.selection,
+                seed=config.seed,
             )
-        elif config.grow:
-            found = select(scores, count=1, taken=s.chosen, without=s.fruitless)
+        elif config.grow and config.selection != "all":
+            found = select(
+                scores, count=1, taken=s.chosen, without=s.fruitless, by=config.selection, seed=config.seed + s.round
+            )
         else:
             found = None
         new = list(found.names) if found else []

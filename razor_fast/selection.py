@@ -6,12 +6,15 @@ The automatic threshold is a rule for outliers in the logarithm, because phi spa
 tau = exp(median(log phi) + 3 * 1.4826 * MAD(log phi)) over units with phi > 0 (1.4826 * MAD estimates the standard
 deviation of a normal distribution). Where no unit stands out and K is still empty, the best one alone is taken.
 
+Two controls choose without the score: at random, and every layer at once.
+
 Units may overlap (a layer and its own heads). Going down by phi, a unit that overlaps one already taken is passed over.
 """
 
 import math
 from dataclasses import dataclass
 from numbers import Integral, Real
+from random import Random
 from statistics import median
 
 from .errors import ConfigError
@@ -50,12 +53,16 @@ def automatic_threshold(values):
     return tau * (1 + 1e-12)  # exp(log(v)) may round below v: equal values must not stand out from themselves
 
 
-def select(scores, threshold="auto", *, count=None, maximum=None, kind=None, taken=(), without=()):
+def select(
+    scores, threshold="auto", *, count=None, maximum=None, kind=None, taken=(), without=(), by="score", seed=0
+):
     """Choose units to edit.
 
     threshold: a number tau (phi > tau), or "auto". count: take exactly this many of the best instead (fewer only where
     fewer have phi > 0); the threshold and maximum then do not act. maximum: at most this many by threshold. kind: "layer"
     or "head" to consider one kind only.
+    by: "score"; "random" ranks the units that have a forget gradient by a permutation drawn from `seed`, "all" takes every such
+    layer, and neither looks at phi, threshold or maximum any further (random: one unit, unless a count is given).
     taken: units already in K: not returned again, and nothing that overlaps them is. without: units to leave out.
     Returns a Selection; it is empty when no unit qualifies, and never with phi = 0.
     Raises ConfigError for a threshold, count, maximum or kind that makes no sense, UnknownUnitError for a name in `taken`
@@ -70,7 +77,16 @@ def select(scores, threshold="auto", *, count=None, maximum=None, kind=None, tak
         raise ConfigError(f"threshold is {threshold!r}; expected a number or 'auto'")
     for name in (*taken, *without):
         scores.units.index(name)
-    ranked = [row for row in scores.ranked(kind) if row.phi > 0]
+    if by not in ("score", "random", "all"):
+        raise ConfigError(f"by is {by!r}; expected 'score', 'random' or 'all'")
+    found = scores.ranked("layer" if by == "all" else kind)
+    ranked = [row for row in found if (row.phi if by == "score" else row.ratio) > 0]
+    if by == "random":
+        ranked.sort(key=lambda row: row.unit)  # ranks by phi would let the score decide after all
+        Random(seed).shuffle(ranked)
+        count = count or 1
+    elif by == "all":
+        count = max(len(ranked), 1)
     tau = automatic_threshold(row.phi for row in ranked) if threshold == "auto" else float(threshold)
     limit = count if count is not None else maximum if maximum is not None else len(ranked)
     chosen, passed_over = [], {}

@@ -8,6 +8,7 @@ from toy import ToyTask, model_bytes
 import razor_fast as rf
 from razor_fast.config import RazorConfig, Strict
 from razor_fast.errors import MethodError
+from razor_fast.method_config import CONFIGS
 from razor_fast.methods import METHODS
 from razor_fast.methods.registry import Method
 
@@ -31,7 +32,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_changed(config, method,
 
 
 def test_a_family_that_a_method_does_not_fit_is_told_why():
-    esd = Method("esd", OtherConfig, "esd", families=("diffusion",), reason="it moves predictions of noise.")
+    esd = Method("esd", "esd.run", families=("diffusion",), reason="it moves predictions of noise")
     with pytest.raises(MethodError, match="does not fit the family clip: it moves predictions of noise. It fits diffusion"):
         esd.check_family("clip")
     assert esd.check_family("diffusion") is None
@@ -59,4 +60,5 @@ def test_the_run_says_which_method_made_it(tmp_path):
 
 
 def test_the_table_has_every_method_under_its_own_name():
+    assert list(METHODS) == list(CONFIGS)
     assert all(name == method.name and callable(method.run) for name, method in METHODS.items())

@@ -19,6 +19,7 @@ from ..threads import fixed
 from .clip_audit import membership_features, relearning_losses
 from .clip_model import ClipAdapter
 from .clip_report import report_sections, take_snapshot
+from .clip_training import OBJECTIVES, class_logits, pair_loss, training_losses
 
 __all__ = ["ClipTask"]
 
@@ -106,18 +107,27 @@ class ClipTask:
         count = len(batches) if self.gradient_batches is None else min(self.gradient_batches, len(batches))
         samples = min(count * batches.batch_size, len(self.sets[name]))
         for _, batch in zip(range(count), batches):
-            images = self.adapter.encode_images(batch.images)
-            texts = self.adapter.encode_texts(batch.tokens, batch.attention_mask)
-            if side == "forget":
-                loss = losses.cosine_embedding_loss(images, texts)
-            elif side == "retain":
-                groups = torch.unique(batch.tokens, dim=0, return_inverse=True)[1].to(images.device)
-                loss = losses.info_nce(images, texts, self.adapter.logit_scale(), groups)
+            if side != "mismatch":
+                loss = pair_loss(self, side, batch)
             else:
+                images = self.adapter.encode_images(batch.images)
+                texts = self.adapter.encode_texts(batch.tokens, batch.attention_mask)
                 frozen_images, frozen_texts = (f[batch.indices.to(f.device)] for f in self._frozen_features[name])
                 scale = self.adapter.logit_scale().detach()
                 loss = losses.similarity_drift(scale * images @ texts.T, scale * frozen_images @ frozen_texts.T)
             yield loss * (len(batch) / samples)  # the last batch may be smaller: each sample weighs the same
+
+    def training_losses(self, objective, epoch, seed):
+        """See families.task.Trains; the losses stand in clip_training.py."""
+        return training_losses(self, objective, epoch, seed)
+
+    def training_batches(self, objective):
+        name = OBJECTIVES[objective]
+        return -(-len(self.sets[name]) // min(self.batch_size, len(self.sets[name])))
+
+    def class_logits(self, name, epoch, seed):
+        """See families.task.Classifies: zero-shot logits, at the model's own scale, of the classes' mean prompts."""
+        return class_logits(self, name, epoch, seed)
 
     @fixed
     def evaluate(self, part):
@@ -313,8 +323,9 @@ class ClipTask:
     def _encode_texts(self, tokens):
         return self.adapter.encode_texts(tokens.ids, tokens.mask)
 
-    def _classifier(self):
-        features = self._encode_texts(self._prompt_tokens)
+    def _classifier(self, gradients=False):
+        tokens = self._prompt_tokens
+        features = self.adapter.encode_texts(tokens.ids, tokens.mask) if gradients else self._encode_texts(tokens)
         return metrics.classifier_from_prompts(features, self._class_of_prompt.to(features.device), len(self.classes))
 
     @torch.no_grad()

@@ -5,7 +5,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-__all__ = ["Audited", "Task", "take_snapshot", "report_sections"]
+__all__ = ["Audited", "Classifies", "Task", "Trains", "take_snapshot", "report_sections"]
 
 
 @runtime_checkable
@@ -53,6 +53,31 @@ class Audited(Protocol):
     def relearning_losses(self, count: int, step: int, seed: int) -> Iterator[Tensor]:
         """Micro-batch losses of one fine-tuning step on `count` of the `self.forget_samples` forget samples; `seed` decides
         which. Low when the concept is known."""
+
+
+@runtime_checkable
+class Trains(Protocol):
+    """What a Task also owes the methods that train in small steps (methods/training.py)."""
+
+    def training_losses(self, objective: str, epoch: int, seed: int) -> Iterator[Tensor]:
+        """Mean loss of each micro-batch of one pass over a train part, low when what it asks for is learned.
+
+        objective: "forget" and "retain" as Task.losses has them; "fit_forget" and "fit_retain", on either side the loss that
+        such a model is trained with, so that the two can be compared; "relabel", on forget samples, the same loss with what
+        belongs to other samples (a mismatched caption, answer or prompt). Batches depend on (seed, epoch, objective) only.
+        """
+
+    def training_batches(self, objective: str) -> int:
+        """How many micro-batches one pass of an objective has."""
+
+
+@runtime_checkable
+class Classifies(Protocol):
+    """What a Task also owes the methods that distil class probabilities (methods/lotus.py)."""
+
+    def class_logits(self, name: str, epoch: int, seed: int | None) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """(indices into the part, logits [B, C], classes [B]) of each micro-batch of a part ("forget.train", ...), with
+        gradients where they are recorded. seed None: in the part's own order."""
 
 
 def take_snapshot(task):

@@ -3,6 +3,7 @@
 import json
 from contextlib import closing
 
+from ..errors import MethodError
 from ..events import RunEnded
 from ..families.task import take_snapshot
 from ..fingerprint import fingerprint, hash_text
@@ -16,20 +17,24 @@ from .registry import find_method
 __all__ = ["unlearn"]
 
 
-def unlearn(task, config=None, *, method="razor", run_directory=None, units=None, on_event=None):
+def unlearn(task, config=None, *, method="razor", run_directory=None, units=None, on_event=None, recipe=None):
     """Make the task's model forget, in place, and return the Outcome with its edit.
 
     task: a families.Task. method: one of registry.METHODS (docs/methods.md). config: that method's settings (RazorConfig for
     razor); default: its own. run_directory: folder for log, state, edit, undo and result; the same call on the folder of a
     killed run resumes it, or begins it again where the method cannot stop half-way, and ends in the same edit, bit for bit.
-    units: Units to choose from. on_event: called with every event. An exception, Ctrl-C included, leaves the model at the
-    last accepted step and the folder ready to resume; outcome.edit.revert(task.model) restores every byte.
+    units: Units to choose from. on_event: called with every event. recipe: of the method retrain, callable(task, seed) -> a
+    model of the same architecture, trained without the forget samples. An exception, Ctrl-C included, leaves the model at
+    RAZOR's last accepted step, and as it was with every other method, and the folder ready for the same call.
+    outcome.edit.revert(task.model) restores every byte.
     Raises, before anything is changed, MethodError (no such method, settings of another, a family it does not fit), and what
     the method and RunDirectory raise.
     """
     chosen = find_method(method)
     config = chosen.settings(config)
     chosen.check_family(task.family)
+    if recipe is not None and method != "retrain":
+        raise MethodError(f"a recipe was given, and the method {method} does not retrain; leave it out")
     base = fingerprint(task.model).model
     directory = None
     if run_directory is not None:
@@ -39,8 +44,9 @@ def unlearn(task, config=None, *, method="razor", run_directory=None, units=None
         directory = RunDirectory(run_directory, settings)
     with fixed_threads(task.model):
         shots = {"original": take_snapshot(task)}
+    extra = {} if recipe is None else {"recipe": recipe}
     with counted(task) as (watched, cost):
-        events = chosen.run(watched, config, units=units, directory=directory)
+        events = chosen.run(watched, config, units=units, directory=directory, **extra)
         changed, ended = _follow(events, on_event)
     with fixed_threads(task.model):
         shots["unlearned"] = take_snapshot(task)

@@ -5,6 +5,8 @@ from contextlib import contextmanager
 
 __all__ = ["Cost", "counted"]
 
+LOSSES = ("losses", "training_losses", "class_logits")  # what a Task hands out to be backpropagated
+
 
 class Cost:
     """Totals of one run of a method.
@@ -45,16 +47,20 @@ class _Counted:
         self._task, self._cost = task, cost
 
     def __getattr__(self, name):
-        return getattr(self._task, name)
+        found = getattr(self._task, name)
+        return self._watching(found) if name in LOSSES else found
 
-    def losses(self, side, round_index, seed):
-        return self._watched(self._task.losses(side, round_index, seed))
+    def _watching(self, draw):
+        """`draw` with a hook on what it yields: a loss, or a tuple with the logits that a loss is made of."""
 
-    def _watched(self, losses):
-        for loss in losses:
-            if loss.requires_grad:
-                loss.register_hook(self._cost.count_backward)
-            yield loss
+        def watched(*arguments, **options):
+            for item in draw(*arguments, **options):
+                loss = item[1] if isinstance(item, tuple) else item
+                if loss.requires_grad:
+                    loss.register_hook(self._cost.count_backward)
+                yield item
+
+        return watched
 
 
 @contextmanager

@@ -1,24 +1,27 @@
-"""The table of methods: a name, the settings it takes, and the file that does it."""
+"""The table of methods: a name, the settings it takes, and who does it."""
 
 from dataclasses import dataclass
 from importlib import import_module
 
-from ..config import RazorConfig
 from ..errors import MethodError
+from ..method_config import CONFIGS
 
 __all__ = ["METHODS", "Method", "find_method"]
 
 
 @dataclass(frozen=True)
 class Method:
-    """One way to unlearn. module: its file here, whose `run(task, config, *, units, directory)` yields events (events.py),
+    """One way to unlearn. place: "file.function" here; `function(task, config, *, units, directory)` yields events (events.py),
     ends with RunEnded and returns outcome.Changed. families: those it fits; None: all. reason: why not the others."""
 
     name: str
-    config: type
-    module: str
+    place: str
     families: tuple[str, ...] | None = None
     reason: str = ""
+
+    @property
+    def config(self):
+        return CONFIGS[self.name]
 
     def settings(self, config):
         """`config`, or the defaults. Raises MethodError for the settings of another method."""
@@ -35,15 +38,31 @@ class Method:
         """Raises MethodError for a family that the method does not fit."""
         if self.families is not None and family not in self.families:
             raise MethodError(
-                f"the method {self.name} does not fit the family {family}: {self.reason} It fits {', '.join(self.families)}"
+                f"the method {self.name} does not fit the family {family}: {self.reason}. It fits {', '.join(self.families)}"
             )
 
     @property
     def run(self):
-        return import_module(f".{self.module}", __package__).run
+        file, function = self.place.split(".")
+        return getattr(import_module(f".{file}", __package__), function)
 
 
-METHODS = {method.name: method for method in (Method("razor", RazorConfig, "razor"),)}
+METHODS = {
+    method.name: method
+    for method in (
+        Method("razor", "razor.run"),
+        Method("slug", "slug.run"),
+        Method("salun", "salun.run"),
+        Method("ssd", "ssd.run"),
+        Method("lotus", "lotus.run", ("clip",), "it blurs class probabilities, which a generator of images or text has none of"),
+        Method("ga", "gradient.run_ascent"),
+        Method("ft", "gradient.run_fine_tuning"),
+        Method("ga_ft", "gradient.run_ascent_then_fine_tuning"),
+        Method("retrain", "retrain.run"),
+        Method("random", "razor.run"),
+        Method("all_layers", "razor.run"),
+    )
+}
 
 
 def find_method(name):

@@ -1,0 +1,98 @@
+"""Training in small steps, for the methods that do: an optimizer over a model's weights, or over those inside a mask.
+
+The optimizer works on a flat copy of the elements it may move, in fp32 (fp64 where a parameter is), and each step writes them
+back with one rounding. So weights outside a mask have no momentum and are never written, and steps that are too small for
+bf16 add up instead of being lost.
+"""
+
+import torch
+
+from ..errors import MethodError, NonFiniteError
+from ..families.task import Trains
+from ..recorder import backward_all
+from ..threads import fixed_threads
+
+__all__ = ["Steps", "epochs_of", "require_trains"]
+
+ADVICE = "lower the learning rate, or train for fewer epochs"
+
+
+def require_trains(task, method):
+    """Raises MethodError for a task that gives no losses to train on."""
+    if not isinstance(task, Trains):
+        raise MethodError(
+            f"the method {method} trains in small steps, and the task of family {task.family} gives no losses for that; "
+            "implement families.task.Trains"
+        )
+
+
+class Steps:
+    """An optimizer's steps on weights.Weights. config: TrainingConfig. masks: name -> bool tensor of the parameter's shape, True
+    where it may move; None: everywhere."""
+
+    def __init__(self, weights, config, masks=None):
+        self.weights = weights
+        self.rows = {} if masks is None else {n: m.flatten().nonzero().squeeze(1) for n, m in masks.items()}
+        self.values = {}
+        for name, parameter in weights.parameters.items():
+            flat = self._inside(name, parameter.detach())
+            wide = torch.float64 if flat.dtype == torch.float64 else torch.float32
+            self.values[name] = torch.nn.Parameter(flat.to(wide, copy=True))
+        self.optimizer = _optimizer(config, list(self.values.values()))
+
+    def _inside(self, name, tensor):
+        flat = tensor.reshape(-1)
+        return flat[self.rows[name]] if name in self.rows else flat
+
+    def __call__(self, losses, model):
+        """One step down the sum of `losses`: (name, scalar, factor) triples, each backpropagated before the next is drawn.
+        Returns {name: value}. Raises NonFiniteError for a loss that is none."""
+        found = {}
+        self.weights.clear_gradients()
+        with fixed_threads(model):
+            for name, loss, factor in losses:
+                try:
+                    found[name] = backward_all(loss * factor, name) / factor
+                except NonFiniteError as error:
+                    raise NonFiniteError(f"{error}: {ADVICE}") from None
+            self._move()
+        self.weights.clear_gradients()
+        return found
+
+    @torch.no_grad()
+    def _move(self):
+        for name, parameter in self.weights.parameters.items():
+            value, gradient = self.values[name], parameter.grad
+            if gradient is None:
+                value.grad = None
+                continue
+            gradient = gradient.to_dense() if gradient.is_sparse else gradient
+            value.grad = self._inside(name, gradient).to(value.dtype)
+        self.optimizer.step()
+        for name, parameter in self.weights.parameters.items():
+            value = self.values[name]
+            if value.grad is None or not value.numel():
+                continue
+            value.grad = None
+            if name not in self.rows:
+                parameter.copy_(value.view(parameter.shape))
+                continue
+            whole = parameter.detach().reshape(-1)  # a view of a contiguous parameter, else a copy
+            whole[self.rows[name]] = value.to(whole.dtype)
+            if not parameter.is_contiguous():
+                parameter.copy_(whole.view(parameter.shape))
+
+
+def _optimizer(config, values):
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(values, config.learning_rate, config.momentum, weight_decay=config.weight_decay)
+    kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
+    return kind(values, config.learning_rate, weight_decay=config.weight_decay)
+
+
+def epochs_of(task, objective, seed, count=None):
+    """The losses of an objective's micro-batches, epoch after epoch: `count` epochs, or without end."""
+    epoch = 0
+    while count is None or epoch < count:
+        yield from task.training_losses(objective, epoch, seed)
+        epoch += 1

@@ -1,0 +1,100 @@
+"""The parameters a method may change: their original bytes, and the way back."""
+
+from contextlib import contextmanager
+
+import torch
+
+from ..errors import ModelError, NonFiniteError
+from ..matrix import same_bits
+from ..units import find_units
+
+__all__ = ["Weights", "layers_of"]
+
+
+def layers_of(model, config, units=None, default_exclude=()):
+    """The Units, layers only, that a configuration leaves to a method: of `units` where they are given.
+
+    default_exclude: what stays untouched unless the configuration names its own patterns.
+    Raises ModelError where nothing is left.
+    """
+    if units is not None:
+        layers = [unit.name for unit in units if unit.kind == "layer"]
+        if not layers:
+            raise ModelError("the units given are heads alone; this method changes whole parameters: give layers")
+        return units.subset(layers)
+    return find_units(
+        model, heads=False, include=config.include, exclude=default_exclude if config.exclude is None else config.exclude
+    )
+
+
+class Weights:
+    """Trainable layers of a model with a copy of what they held.
+
+    units: Units of layers. parameters: name -> nn.Parameter, each once. originals: name -> copy in the parameter's dtype.
+    """
+
+    def __init__(self, model, units):
+        units.check_model(model)
+        self.model, self.units = model, units
+        self.parameters = dict(units.parameters)
+        self.originals = {name: p.detach().clone() for name, p in self.parameters.items()}
+
+    @contextmanager
+    def alone(self):
+        """Context: only these parameters ask for gradients; everything's `.grad` and requires_grad come back after. An
+        exception inside gives back the original weights, bit for bit."""
+        everything = list(self.model.parameters())
+        saved = [(p, p.grad, p.requires_grad) for p in everything]
+        wanted = set(map(id, self.parameters.values()))
+        try:
+            for p in everything:
+                p.grad = None
+                p.requires_grad_(id(p) in wanted)
+            yield self
+        except BaseException:
+            self.restore()
+            raise
+        finally:
+            for p, grad, requires_grad in saved:
+                p.requires_grad_(requires_grad)
+                p.grad = grad
+
+    def clear_gradients(self):
+        for p in self.parameters.values():
+            p.grad = None
+
+    @torch.no_grad()
+    def restore(self):
+        """Write the originals back."""
+        for name, p in self.parameters.items():
+            p.copy_(self.originals[name])
+
+    @contextmanager
+    def original(self):
+        """Context: the model as it was found; afterwards it holds again what it held."""
+        now = {name: p.detach().clone() for name, p in self.parameters.items()}
+        self.restore()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, p in self.parameters.items():
+                    p.copy_(now[name])
+
+    def changed(self):
+        """(units whose bits are no longer the original's, their slices' original values as Edit.capture takes them)."""
+        names = [n for n, p in self.parameters.items() if not same_bits(p.detach(), self.originals[n])]
+        units = [unit for unit in self.units if unit.name in set(names)]
+        old = []
+        for unit in units:
+            piece = unit.slices[0]
+            old.append(self.originals[piece.parameter].reshape(piece.rows, piece.columns).cpu())
+        return units, old
+
+    def require_finite(self, advice):
+        """Raises NonFiniteError, naming the first parameter that holds NaN or infinity."""
+        for name, p in self.parameters.items():
+            if not torch.isfinite(p.detach()).all():
+                raise NonFiniteError(f"{name} holds NaN or infinity after training; {advice}. The model is as it was before")
+
+
