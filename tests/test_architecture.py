@@ -15,7 +15,7 @@ DEPTHS = {
     "method_config": 3,
     "search": 2, "threads": 2, "scoring": 5, "selection": 6, "recorder": 6, "step": 6, "memory": 1,
     "edit_file": 6, "edit": 7, "edit_stack": 8, "edit_summary": 8, "merge": 8, "run_directory": 7,
-    "report": 7, "families": 8, "growth": 9, "methods": 10, "progress": 10, "run_config": 9, "run_schema": 10,
+    "report": 7, "families": 8, "growth": 9, "tuning": 10, "methods": 10, "progress": 10, "run_config": 9, "run_schema": 10,
     "demo": 11, "cli": 12,
     "__init__": 13, "__main__": 13,
 }  # fmt: skip

@@ -18,7 +18,7 @@ from razor_fast.errors import RazorError
 from razor_fast.progress import RunProgress
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = ["demo", "demo clip", "unlearn", "score", "inspect", "apply", "revert", "merge", "export", "report", "env"]
+COMMANDS = ["demo", "demo clip", "unlearn", "score", "tune", "inspect", "apply", "revert", "merge", "export", "report", "env"]
 LIGHT = """
 import sys
 from razor_fast.cli import main

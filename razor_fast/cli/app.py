@@ -265,6 +265,42 @@ def score(
 
 
 @command(app)
+def tune(
+    config: Config,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Folder of the search; the same one goes on with it.")
+    ],
+    set_: Set = [],  # noqa: B006
+    trials: Annotated[int, typer.Option("--trials", min=1, help="Budget: runs in all.")] = 40,
+    minutes: Annotated[
+        float | None, typer.Option("--minutes", help="Budget: start no further run after so many minutes.")
+    ] = None,
+    search: Annotated[
+        list[str],
+        typer.Option(
+            "--search",
+            metavar="NAME[=LOW:HIGH]",
+            help="What to tune, of rho, lambda_forget, lambda_retain, lambda_mismatch, alpha and units (how many have phi above "
+            "tau). Repeatable; default: all, between the bounds of docs/config.md.",
+        ),
+    ] = [],  # noqa: B006
+    quiet: Quiet = False,
+):
+    """Choose RAZOR's settings on validation data, within a budget.
+
+    Reads what unlearn reads, and runs RAZOR again and again on the same model, which is put back bit for bit each time; optuna
+    proposes the next settings. What counts is what is left to forget above the target, and what the retain metrics fell by.
+    Test data are never looked at. Writes trials.csv, trials.sqlite, which the same command goes on with, and best.yaml: the
+    configuration with the best settings, for unlearn.
+
+    Example: [bold]razor-fast tune run.yaml -o runs/tune --trials 30 --search alpha --search lambda_retain=1:10[/bold]
+    """
+    from .tuning import run_tune
+
+    run_tune(config, set_, output, trials, minutes, search, quiet=quiet)
+
+
+@command(app)
 def inspect(
     edit: EditFile,
     undo: Annotated[Path | None, typer.Option(help="Its undo file; default: the one beside it, if there.")] = None,

@@ -14,63 +14,9 @@ from rich.text import Text
 from ..errors import ConfigError, RazorError, RunDirectoryError
 from ..run_config import load_run_config
 from .console import say, stderr, stdout
+from .preparing import Phases, prepare
 
 __all__ = ["run_demo_clip", "run_demo_diffusion", "run_demo_vlm", "run_report", "run_score", "run_unlearn"]
-
-
-class _Phases:
-    """Says on stderr what is being done; nothing when quiet."""
-
-    def __init__(self, quiet: bool):
-        self.console = None if quiet else stderr()
-
-    def __call__(self, text: str):
-        if self.console is None:
-            return nullcontext()
-        if self.console.is_terminal:
-            return self.console.status(Text(text))
-        say(self.console, text)
-        return nullcontext()
-
-
-def _prepare(config, phase):
-    """(task, units to choose from or None for all) that a configuration asks for. Raises named errors, cheapest checks first."""
-    if config.family == "vlm":
-        return _prepare_vlm(config, phase), None
-    return _prepare_diffusion(config, phase) if config.family == "diffusion" else (_prepare_clip(config, phase), None)
-
-
-def _prepare_diffusion(config, phase):
-    with phase("loading libraries"):
-        from . import building_diffusion as building
-    sources = building.check_paths(config)
-    prompts = building.build_prompts(config)
-    images = None
-    if sources:
-        with phase("reading images"):
-            images = building.build_images(sources)
-    if phase.console is not None:
-        counts = prompts.describe()["prompts"]
-        say(phase.console, f"prompts: {', '.join(f'{name} {count}' for name, count in counts.items())}")
-    with phase(f"loading {config.model.folder}; images and predictions of the model as it is"):
-        task = building.build_task(config, prompts, images)
-    return task, building.editable_units(config, task)
-
-
-def _prepare_vlm(config, phase):
-    with phase("loading libraries"):
-        from ..families.vlm_memory import estimate_memory
-        from . import building_vlm as building
-    building.check_paths(config)
-    with phase("reading questions"):
-        parts = building.build_parts(config)
-    if phase.console is not None:
-        say(phase.console, f"questions: {', '.join(f'{name} {len(questions)}' for name, questions in parts.items())}")
-    with phase(f"loading {config.model.folder}; answers of the model as it is"):
-        task = building.build_task(config, parts)
-    if phase.console is not None:
-        say(phase.console, f"memory, estimated: {estimate_memory(task)}")
-    return task
 
 
 def _say_peak(console, task):
@@ -80,30 +26,17 @@ def _say_peak(console, task):
     say(console, f"memory, measured: {gigabytes(peak)} at most, {what}")
 
 
-def _prepare_clip(config, phase):
-    with phase("loading libraries"):
-        from .building import build_parts, build_task, check_paths
-    sources = check_paths(config)
-    with phase("reading data"):
-        parts = build_parts(config, sources)
-    if phase.console is not None:
-        sizes = ", ".join(f"{name} {len(samples)}" for name, samples in parts.items())
-        say(phase.console, f"data: {sizes}")
-    with phase(f"loading {config.model.name or config.model.config} and measuring it"):
-        return build_task(config, parts)
-
-
 def run_unlearn(path: Path, overrides, output: Path | None, *, quiet=False, probes=False, report=True) -> None:
     config = load_run_config(path, overrides)
     if output is None:
         if config.output is None:
             raise ConfigError(f"{path}: no folder for the run; give `output` in it, or --output DIR")
         output = Path(config.output)
-    phase = _Phases(quiet)
+    phase = Phases(quiet)
     from ..run_directory import check_run_folder
 
     resumes, existed = check_run_folder(output), output.exists()
-    (task, units), razor = _prepare(config, phase), config.razor_config()
+    (task, units), razor = prepare(config, phase), config.razor_config()
     from ..methods import unlearn
     from ..progress import RunProgress
 
@@ -194,8 +127,8 @@ def run_score(path: Path, overrides, top: int, csv: Path | None, *, quiet=False)
     config = load_run_config(path, overrides)
     if csv is not None and (csv.is_dir() or not csv.absolute().parent.is_dir()):
         raise RunDirectoryError(f"--csv {csv}: give a file name in a folder that is there")
-    phase = _Phases(quiet)
-    (task, units), razor = _prepare(config, phase), config.razor_config()
+    phase = Phases(quiet)
+    (task, units), razor = prepare(config, phase), config.razor_config()
     from ..recorder import score
     from ..units import DEFAULT_EXCLUDE, find_units
 

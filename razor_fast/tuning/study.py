@@ -1,0 +1,138 @@
+"""The search itself: optuna proposes, the loop runs on the model, validation decides, and the model is put back."""
+
+import csv
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..atomic import atomic_files
+from ..config import RazorConfig
+from ..errors import ConfigError, MissingPackageError, RunDirectoryError
+from ..evaluation.recovery import preserved
+from ..events import RunEnded
+from ..fingerprint import hash_text
+from ..growth import unlearn_events
+from ..recorder import score
+from ..threads import fixed_threads
+from ..units import DEFAULT_EXCLUDE, find_units
+from .space import PARAMETERS, options_of, suggest
+
+__all__ = ["Tuned", "loss_of", "tune"]
+
+STORAGE, TABLE = "trials.sqlite", "trials.csv"
+STUDY = "razor_fast"
+
+
+@dataclass
+class Tuned:
+    """config: the best settings. best: the row of its trial. trials: rows of all finished trials, as in trials.csv."""
+
+    config: RazorConfig
+    best: dict
+    trials: list = field(default_factory=list)
+
+
+def loss_of(task, before, after, *, forget_target=0.0):
+    """What a search makes small, in shares: what is left to forget above the target, and what every retain metric fell by.
+
+    before, after: validation metrics of the original and the edited model. A rise of a retain metric makes up for nothing.
+    """
+    left = max(0.0, after[task.forget_metric] - forget_target)
+    return left + sum(max(0.0, before[name] - after[name]) for name in task.retain_metrics)
+
+
+def tune(task, config=None, *, folder, trials=40, seconds=None, ranges=None, units=None, on_trial=None):
+    """Look for the RazorConfig whose run leaves the least loss_of on validation data; returns a Tuned.
+
+    config: RazorConfig; what is not tuned stays as it is there. folder: holds trials.sqlite and trials.csv; the same call on it
+    goes on with the trials that are there. trials: how many in all; seconds: start no further one after so long, in this call.
+    ranges: {name of PARAMETERS: Range}; default: all of them. units: Units to choose from. on_trial: called with each row.
+    Test data are never looked at. The model comes back bit for bit after every trial, and after an exception; a trial that was
+    cut short does not count.
+    Raises MissingPackageError without optuna, ConfigError for an impossible budget, RunDirectoryError for a folder with trials of
+    another task, settings or ranges; all before the model is changed.
+    """
+    config, ranges = config or RazorConfig(), dict(PARAMETERS) if ranges is None else ranges
+    if trials < 1 or (seconds is not None and not seconds > 0):
+        raise ConfigError(f"a budget of {trials} trials and {seconds} seconds leaves nothing to run")
+    asked = {"config": config.model_dump(mode="json"), "ranges": {n: vars(r) for n, r in ranges.items()}}
+    study = _open(Path(folder), hash_text(repr((task.describe(), asked))), config.seed)
+    units = units or find_units(
+        task.model, layers=config.layers, heads=config.heads, include=config.include, split_groups=config.split_groups,
+        exclude=DEFAULT_EXCLUDE if config.exclude is None else config.exclude,
+    )  # fmt: skip
+    rows = _score(task, config, units) if "units" in ranges else []
+    began, path = time.perf_counter(), Path(folder) / TABLE
+    while len(found := _rows(study)) < trials:
+        if seconds is not None and time.perf_counter() - began >= seconds:
+            break
+        trial = study.ask()
+        options = options_of(suggest(trial, ranges), config, rows)
+        row = _run(task, config.model_copy(update=options), units)
+        trial.set_user_attr("row", {"trial": trial.number, **options, **row})
+        study.tell(trial, row["loss"])
+        _write(path, found := _rows(study))
+        if on_trial is not None:
+            on_trial(found[-1])
+    if not found:
+        raise ConfigError(f"no trial was finished within {seconds} seconds; give more")
+    best = min(found, key=lambda row: (row["loss"], row["seconds"]))
+    tuned = {name: best[name] for name in RazorConfig.model_fields if name in best}
+    return Tuned(config.model_copy(update=tuned), best, found)
+
+
+def _open(folder, key, seed):
+    """The optuna study in a folder."""
+    try:
+        import optuna
+    except ImportError:
+        raise MissingPackageError("tuning needs optuna: pip install 'razor-fast[tune]'") from None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    folder.mkdir(parents=True, exist_ok=True)
+    storage = optuna.storages.RDBStorage(f"sqlite:///{(folder / STORAGE).absolute()}")
+    study = optuna.create_study(storage=storage, study_name=STUDY, load_if_exists=True)
+    if study.user_attrs.get("asked", key) != key:
+        raise RunDirectoryError(
+            f"{folder} holds trials of another task, other settings or other ranges; choose a new folder, or repeat them to go on"
+        )
+    study.set_user_attr("asked", key)
+    # A process that goes on must not draw again what the first one drew.
+    study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials))
+    return study
+
+
+def _score(task, config, units):
+    """Rows of every unit at the frozen weights, as round 0 of a run scores them."""
+    with fixed_threads(task.model):
+        scores = score(task.model, units, lambda: task.losses("forget", 0, config.seed),
+                       lambda: task.losses("retain", 0, config.seed), alpha=config.alpha, eps=config.eps)  # fmt: skip
+        return list(scores.rows)
+
+
+def _run(task, config, units):
+    """One run of the loop, and what it left on validation data; the model is as before."""
+    ended = None
+    with preserved(task.model):
+        for event in unlearn_events(task, config, units=units):
+            if isinstance(event, RunEnded):
+                ended = event
+    deciding = (task.forget_metric, *task.retain_metrics)
+    return {
+        "loss": loss_of(task, ended.before, ended.after, forget_target=config.forget_target),
+        **{name: ended.after[name] for name in deciding},
+        "outcome": ended.outcome,
+        "edited": len(ended.units),
+        **ended.totals,
+    }
+
+
+def _rows(study):
+    """Rows of the finished trials, oldest first."""
+    return [trial.user_attrs["row"] for trial in study.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"]
+
+
+def _write(path, rows):
+    with atomic_files(path, overwrite=True) as (temporary,), open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
