@@ -130,24 +130,29 @@ def trained(out, recipe, folder, without, tell):
     return target
 
 
+def easyvqa_task(data, out, concept, seed, size, tell):
+    """The VlmTask of a request, its models trained or taken from the folder `out`."""
+    tower_steps, steps, most = SIZES[size]
+    recipe = Recipe(image_size=64, patch_size=16, tower_steps=tower_steps, steps=steps, seed=seed)
+    folder = trained(out, recipe, data, None, tell)
+    other = trained(out, recipe, data, concept, tell)
+    return VlmTask.from_pretrained(
+        folder, parts_of(concept, data, seed, most), concept, device="cpu", reference=other, match="exact",
+        max_new_tokens=4, batch_size=24, gradient_batches=4, evaluation_batch_size=64, seed=seed,
+    )  # fmt: skip
+
+
+def tell(step, total, loss):
+    if step % 100 == 0 or step == total:
+        print(f"  {step}/{total} loss {loss.item():.3f}", file=sys.stderr, flush=True)
+
+
 def run(concept, seed, given):
     """Test metrics of the original, the unlearned and the retrained model, as kept in --out."""
     kept = given.out / f"{concept}-{given.size}-{seed}.json"
     if kept.is_file():
         return json.loads(kept.read_text())
-    tower_steps, steps, most = SIZES[given.size]
-    recipe = Recipe(image_size=64, patch_size=16, tower_steps=tower_steps, steps=steps, seed=seed)
-
-    def tell(step, total, loss):
-        if step % 100 == 0 or step == total:
-            print(f"  {step}/{total} loss {loss.item():.3f}", file=sys.stderr, flush=True)
-
-    folder = trained(given.out, recipe, given.data, None, tell)
-    other = trained(given.out, recipe, given.data, concept, tell)
-    task = VlmTask.from_pretrained(
-        folder, parts_of(concept, given.data, seed, most), concept, device="cpu", reference=other, match="exact",
-        max_new_tokens=4, batch_size=24, gradient_batches=4, evaluation_batch_size=64, seed=seed,
-    )  # fmt: skip
+    task = easyvqa_task(given.data, given.out, concept, seed, given.size, tell)
     run_folder = given.out / f"run-{concept}-{given.size}-{seed}"
     outcome = unlearn(task, demo_config(seed), run_directory=run_folder)
     found = {

@@ -127,13 +127,18 @@ def main():
     return 0
 
 
-def measure(canvas, size, domain, concept, seed, cache):
+def emoji_task(canvas, size, domain, concept, seed, cache, progress):
+    """The DiffusionTask of a request, its pipelines trained or taken from the folder `cache`."""
     recipe = Recipe(seed=seed, **size.recipe)
     drawing = {"validation": size.validation, "test": size.test}
-    task = canvas_task(
+    return canvas_task(
         canvas, domain, concept, recipe, cache, drawing=drawing, images=(48, 144), steps=CLASSIFIER_STEPS, drift_samples=128,
-        batch_size=32, gradient_batches=4, progress=tell,
+        batch_size=32, gradient_batches=4, progress=progress,
     )  # fmt: skip
+
+
+def measure(canvas, size, domain, concept, seed, cache):
+    task = emoji_task(canvas, size, domain, concept, seed, cache, tell)
     began = time.perf_counter()
     found = unlearn(task, RazorConfig(seed=seed, **CONFIG))
     seconds = time.perf_counter() - began

@@ -12,7 +12,7 @@ from ..atomic import atomic_files
 from ..data import materialise
 from ..losses import info_nce
 
-__all__ = ["Recipe", "build_model", "preprocessing", "trained_model"]
+__all__ = ["Recipe", "build_model", "preprocessing", "train", "trained_model"]
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 
@@ -73,20 +73,21 @@ def preprocessing(recipe):
     )
 
 
-def trained_model(samples, recipe, cache=None, progress=None):
+def trained_model(samples, recipe, cache=None, progress=None, *, build=build_model, augment=None, name="clip-digits"):
     """The model of a recipe trained on a SampleSet; taken from the folder `cache` where it was trained before.
 
-    progress: called with (steps done, steps in all, loss). Deterministic for a recipe, data and thread count.
+    progress: called with (steps done, steps in all, loss). build: recipe -> model. augment: as in `train`. name: of the
+    cached file, before its key. Deterministic for a recipe, data and thread count.
     """
     key = hashlib.sha256(json.dumps([asdict(recipe), samples.fingerprint()]).encode()).hexdigest()[:16]
-    file = None if cache is None else Path(cache) / f"clip-digits-{key}.safetensors"
-    model = build_model(recipe)
+    file = None if cache is None else Path(cache) / f"{name}-{key}.safetensors"
+    model = build(recipe)
     if file is not None and file.exists():
         from safetensors.torch import load_file
 
         model.load_state_dict(load_file(file))
         return model.eval()
-    train(model, materialise(samples, *preprocessing(recipe)), recipe, progress)
+    train(model, materialise(samples, *preprocessing(recipe)), recipe, progress, augment or shifted)
     if file is not None:
         from safetensors.torch import save_file
 
@@ -96,8 +97,17 @@ def trained_model(samples, recipe, cache=None, progress=None):
     return model.eval()
 
 
-def train(model, data, recipe, progress=None):
-    """CLIP training with AdamW and one cycle of the learning rate; equal captions in a batch are positives of each other."""
+def shifted(images, recipe, generator):
+    """The batch moved by up to `recipe.shift` pixels, all images alike; what leaves on one side enters on the other."""
+    shift = torch.randint(-recipe.shift, recipe.shift + 1, (2,), generator=generator).tolist()
+    return torch.roll(images, shift, (2, 3))
+
+
+def train(model, data, recipe, progress=None, augment=shifted):
+    """CLIP training with AdamW and one cycle of the learning rate; equal captions in a batch are positives of each other.
+
+    augment: called with (images [B, 3, H, W], recipe, generator), returns the images to train on.
+    """
     model.train()
     captions, caption_of = torch.unique(data.tokens, dim=0, return_inverse=True)
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -112,8 +122,7 @@ def train(model, data, recipe, progress=None):
         if step % per_epoch == 0:
             order = torch.randperm(len(data), generator=generator)
         rows = order[(step % per_epoch) * recipe.batch_size :][: recipe.batch_size]
-        shift = torch.randint(-recipe.shift, recipe.shift + 1, (2,), generator=generator).tolist()
-        images = model.encode_image(torch.roll(data.images[rows], shift, (2, 3)), normalize=True)
+        images = model.encode_image(augment(data.images[rows], recipe, generator), normalize=True)
         present, which = torch.unique(caption_of[rows], return_inverse=True)
         texts = model.encode_text(captions[present], normalize=True)[which]
         loss = info_nce(images, texts, model.logit_scale.exp(), which)

@@ -1,0 +1,96 @@
+"""One cell of a comparison: a request and a model (the original, the retrained one, or what a method made of the original).
+
+A finished cell is a file, written whole or not at all: a comparison that was killed loses the cell it was in and nothing else.
+"""
+
+import json
+import time
+from pathlib import Path
+
+from razor_fast.atomic import atomic_files
+from razor_fast.events import plain
+from razor_fast.methods import METHODS, unlearn
+
+from .measures import measured
+from .settings import chosen_settings
+
+__all__ = ["YARDSTICKS", "methods_for", "run_request"]
+
+YARDSTICKS = ("original", "retrained")
+
+
+def methods_for(family):
+    """The methods that fit a family, without retraining: the yardstick is that, by the recipe of the original."""
+    return [name for name, m in METHODS.items() if name != "retrain" and (m.families is None or family in m.families)]
+
+
+def run_request(data, folder, cache, concept, seed, subjects, *, recovery=("all",), tell=print):
+    """Records of the subjects of a request, by subject; those that are not in `cache` are made, one after another.
+
+    subjects: names of YARDSTICKS and METHODS. recovery: those of them that are also fine-tuned to bring the concept back, or
+    "all". A cell made with other settings is made again.
+    """
+    records, task = {}, None
+    for subject in subjects:
+        file = Path(cache) / "cells" / f"{data.name}-{concept}-{seed}-{subject}.json".replace(" ", "_")
+        settings = settings_of(data, subject, seed)
+        recovers = subject in recovery or "all" in recovery
+        records[subject] = kept(file, settings, recovers)
+        if records[subject] is not None:
+            continue
+        if task is None:
+            task = data.make(Path(folder), Path(cache) / "weights", concept, seed, lambda *state: told(tell, *state))
+        began = time.perf_counter()
+        record = {"data": data.name, "concept": concept, "seed": seed, "subject": subject, "settings": settings}
+        record |= run_subject(task, subject, settings, seed, recovers)
+        write(file, record)
+        records[subject] = record
+        tell(f"{data.name}, {concept}, seed {seed}, {subject}: {time.perf_counter() - began:.0f} s")
+    return records
+
+
+def settings_of(data, subject, seed):
+    if subject in YARDSTICKS:
+        return {}
+    return METHODS[subject].config(seed=seed, **chosen_settings(data.name, subject)).model_dump(mode="json")
+
+
+def run_subject(task, subject, settings, seed, recovery):
+    """What a model costs and is. The task's model is the original again afterwards, bit for bit."""
+    if subject in YARDSTICKS:
+        return measured(task if subject == "original" else task.on(task.reference), seed=seed, recovery=recovery)
+    began = time.process_time()
+    outcome = unlearn(task, METHODS[subject].config(**settings), method=subject)
+    found = {
+        "outcome": outcome.outcome,
+        "message": outcome.message,
+        "cost": {**outcome.totals, "cpu_seconds": time.process_time() - began},
+        "validation": outcome.metrics["validation"]["after"],
+        "units": [] if outcome.edit is None else list(outcome.edit.units),
+        "share": 0.0 if outcome.edit is None else outcome.edit.summary()["share"],
+    }
+    try:
+        return found | measured(task, seed=seed, recovery=recovery)
+    finally:
+        if outcome.edit is not None:
+            outcome.edit.revert(task.model)
+
+
+def kept(file, settings, recovers):
+    """The record in a file, or None where there is none, its settings are others, or it lacks the curves asked for."""
+    if not file.is_file():
+        return None
+    record = json.loads(file.read_text(encoding="utf-8"))
+    whole = record["settings"] == settings and ("recovery" in record or not recovers)
+    return record if whole else None
+
+
+def write(file, record):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_files(file, overwrite=True) as (temporary,):
+        temporary.write_text(json.dumps(plain(record), indent=1) + "\n", encoding="utf-8")
+
+
+def told(tell, what, done, total, loss):
+    if done == total:
+        tell(f"trained {what}: loss {float(loss):.3f}")

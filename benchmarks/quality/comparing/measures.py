@@ -1,0 +1,43 @@
+"""What is measured of one model in a comparison: plain values, ready for JSON. Everything is taken on test data."""
+
+from razor_fast.evaluation.distance import prediction_distance
+from razor_fast.evaluation.quantization import SCHEMES, quantized_metrics
+from razor_fast.evaluation.recovery import recovery_curves
+
+__all__ = ["RECOVERY_STEPS", "measured"]
+
+SIDES = ("forget", "retain")
+RECOVERY_STEPS = (0, 1, 2, 4, 8, 16)
+RECOVERY_RATE = 1e-3  # of the fine-tuning that tries to bring the concept back: half the highest rate of training
+
+
+def measured(task, *, seed, recovery=True):
+    """{"metrics", "distance", "quantized", "recovery", "possible_stability"} of the model that `task` holds now.
+
+    distance: to task.reference on the test images of each side, where the family tells class probabilities. quantized: scheme ->
+    metrics. recovery: arm -> [forget metric after each of RECOVERY_STEPS].
+    """
+    found = {"metrics": dict(task.evaluate("test"))}
+    if hasattr(task, "class_log_probs"):
+        truth = task.on(task.reference)
+        found["distance"] = {side: distance(task, truth, side, seed) for side in SIDES}
+        found["possible_stability"] = possible_stability(task)
+    found["quantized"] = {scheme: dict(quantized_metrics(task, scheme)) for scheme in SCHEMES}
+    if recovery:
+        curves = recovery_curves(task, steps=RECOVERY_STEPS, learning_rate=RECOVERY_RATE, seed=seed)
+        found["recovery"] = {arm: {"values": list(curve.values), "area": curve.area} for arm, curve in curves.items()}
+    return found
+
+
+def distance(task, truth, side, seed):
+    (said, targets), (wanted, _) = (t.class_log_probs("test", side) for t in (task, truth))
+    found = prediction_distance(said, wanted, targets, task.classes, seed=seed)
+    return {"agreement": found.agreement, "kl": found.kl, "by_class": {n: d.kl for n, d in found.by_class.items()}}
+
+
+def possible_stability(task):
+    """Share of retain images whose most similar caption does not name the concept. Of the original model it is what retrieval
+    stability can be at most once the concept is gone: the others have to move."""
+    count = len(task.sets["retain.test"])
+    best = task.top_captions("test", "retain", range(count), count=1)
+    return sum(task.concept not in caption for ((caption, _),) in best) / count

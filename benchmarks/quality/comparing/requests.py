@@ -1,0 +1,77 @@
+"""The requests that methods are compared on: a data set, a concept and a seed, with an original and a retrained model.
+
+Each data set of DATA makes a families.Task whose `model` is the original and whose `reference` is the retrained one; both come
+from the folder of weights where they were trained before.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..easyvqa import easyvqa_task
+from ..emoji_styles import SIZES, emoji_task, load
+from .cifar import CLASSES, TEMPLATES, cifar_parts, training_samples
+from .clip_vit import CifarRecipe, trained_clip
+
+__all__ = ["DATA", "Data"]
+
+
+@dataclass(frozen=True)
+class Data:
+    """files: what the folder of data must hold. concepts: those compared by default. kept_apart: (concept, seed) of the request
+    that settings are chosen on. make: (folder, weights, concept, seed, progress) -> Task."""
+
+    name: str
+    family: str
+    files: tuple[str, ...]
+    concepts: tuple[str, ...]
+    kept_apart: tuple[str, int]
+    make: Callable
+
+    def missing(self, folder):
+        return [name for name in self.files if not (Path(folder) / name).is_file()]
+
+
+def cifar_task(folder, weights, concept, seed, progress):
+    from razor_fast.demo.clip_training import preprocessing
+    from razor_fast.families.clip import ClipTask
+
+    recipe, parts = CifarRecipe(seed=seed), cifar_parts(folder, concept, seed)
+    models = []
+    for without in (None, concept):
+        what = "the original" if without is None else f"the one never shown a {without}"
+        told = lambda *state, what=what: progress(what, *state)  # noqa: E731
+        models.append(trained_clip(training_samples(folder, seed, without), recipe, weights, told))
+    for model in models:
+        model.token_embedding.requires_grad_(False)
+    preprocess, tokenizer = preprocessing(recipe)
+    return ClipTask(
+        models[0], parts, concept, preprocess=preprocess, tokenizer=tokenizer, classes=CLASSES, templates=TEMPLATES,
+        reference=models[1], batch_size=64, gradient_batches=6, seed=seed,
+    )  # fmt: skip
+
+
+def emoji_request(folder, weights, concept, seed, progress):
+    size = SIZES["small"]
+    canvas = load(Path(folder) / "emoji_styles64.npz", size)
+    domain = "style" if concept in canvas.styles else "object"
+    return emoji_task(canvas, size, domain, concept, seed, weights, progress)
+
+
+def easyvqa_request(folder, weights, concept, seed, progress):
+    return easyvqa_task(Path(folder), weights, concept, seed, "small", lambda *state: progress("a LLaVA", *state))
+
+
+DATA = {
+    data.name: data
+    for data in (
+        Data(
+            "cifar10", "clip", ("cifar10_train_10x1000.npz", "cifar10_test_10x200.npz"), ("automobile", "cat", "ship"),
+            ("frog", 3), cifar_task,
+        ),
+        Data("emoji", "diffusion", ("emoji_styles64.npz",), ("fluent flat", "noto"), ("emojitwo", 1), emoji_request),
+        Data(
+            "easyvqa", "vlm", ("easyvqa_train.npz", "easyvqa_test.npz"), ("triangle", "red"), ("circle", 1), easyvqa_request
+        ),
+    )
+}  # fmt: skip

@@ -1,0 +1,45 @@
+"""Records of cells as rows of a csv, and back: what the tables, the figure and the bars are made from."""
+
+import csv
+
+from razor_fast.atomic import atomic_files
+
+__all__ = ["as_row", "read_rows", "write_rows"]
+
+METRICS = ("forget_accuracy", "retain_accuracy", "in_domain_accuracy", "cross_domain_accuracy", "neutral_accuracy",
+           "retrieval_stability", "forget_retrieval", "membership_auc", "privacy_leakage")  # fmt: skip
+COST = ("gradient_evaluations", "forwards", "cpu_seconds")
+TEXTS = ("data", "concept", "subject", "outcome")
+
+
+def as_row(record):
+    """A record of cells.run_request as one flat row of text and numbers; empty where a family or a subject has no such value."""
+    row = {name: record.get(name, "") for name in ("data", "concept", "seed", "subject", "outcome", "share")}
+    row |= {name: record.get("cost", {}).get(name, "") for name in COST}
+    row |= {name: record["metrics"].get(name, "") for name in METRICS}
+    row["possible_stability"] = record.get("possible_stability", "")
+    for side in ("forget", "retain"):
+        for name in ("agreement", "kl"):
+            row[f"{name}_{side}"] = record.get("distance", {}).get(side, {}).get(name, "")
+    for scheme, metrics in record["quantized"].items():
+        for name in METRICS:
+            if name in metrics:
+                row[f"{scheme}_{name}"] = metrics[name] - record["metrics"][name]
+    for arm, curve in record.get("recovery", {}).items():
+        row[f"recovery, {arm}"] = curve["area"]
+    return row
+
+
+def write_rows(path, rows):
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    with atomic_files(path, overwrite=True) as (temporary,), open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, names, restval="")
+        writer.writeheader()
+        writer.writerows([{n: f"{v:.6g}" if isinstance(v, float) else v for n, v in row.items()} for row in rows])
+
+
+def read_rows(path):
+    """The rows of a csv with numbers where there are numbers, and None where there is nothing."""
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return [{name: value if name in TEXTS else float(value) if value else None for name, value in row.items()} for row in rows]
