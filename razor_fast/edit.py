@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from .atomic import atomic_files
 from .components import as_module
+from .distributed import Wrapping, is_sharded, read_slice, write_slice
 from .edit_file import (
     DTYPES,
     EDIT_FORMAT,
@@ -54,7 +55,7 @@ from .fingerprint import (
     plain_tensor_problem,
     state_tensors,
 )
-from .matrix import matrix_shape, read_slice, same_bits, write_slice
+from .matrix import matrix_shape, same_bits
 from .units import Slice
 
 if TYPE_CHECKING:
@@ -139,8 +140,9 @@ class Edit:
         manifest: any of configuration, seeds, metrics_before, metrics_after; JSON values only. Paths and times in them
         would make the hash of the file depend on the machine: leave them out.
 
-        Reads every parameter and persistent buffer once to hash it; writes nothing. Raises ModelError (meta, lazy,
-        sharded or quantised parameters), PlanError (slices that overlap, leave their parameter or name none), EditError
+        Reads every parameter and persistent buffer once to hash it; writes nothing. Of a model on several ranks, slices are
+        gathered one by one and parameters band by band; all ranks call and get the same edit, which one saves. Raises ModelError
+        (meta, lazy or quantised parameters), PlanError (slices that overlap, leave their parameter or name none), EditError
         (old values or manifest of the wrong form), NonFiniteError (a new value is NaN or infinite).
         """
         units = tuple(units)
@@ -249,7 +251,8 @@ class Edit:
         go up, so a graph recorded before cannot be used by mistake. If writing fails midway, all is restored.
 
         Raises BaseMismatchError naming the first slice that differs, or saying that the edit is already applied;
-        ModelError for what cannot be written (meta, sharded, quantised, inference tensors).
+        ModelError for what cannot be written (meta, quantised, inference tensors). Over several ranks all call, and all or
+        none are changed.
         """
         parameters = self._locate(model)
         current = self._read(parameters)
@@ -260,7 +263,7 @@ class Edit:
                 "the slices of the edit hold the base values, but another parameter or buffer of the model differs "
                 "from the model the edit was made on. Load that model, or apply without whole_model=True."
             )
-        _write_all(self.manifest.slices, parameters, self.new, current)
+        _write_all(self.manifest.slices, parameters, self.new, current, Wrapping.of(as_module(model)))
         return Edit._of_checked(self.manifest, self.new, current)
 
     def revert(self, model: nn.Module) -> None:
@@ -277,7 +280,7 @@ class Edit:
         parameters = self._locate(model)
         current = self._read(parameters)
         self._check_holds(parallel(hash_tensor, current), "new")
-        _write_all(self.manifest.slices, parameters, self.old, current)
+        _write_all(self.manifest.slices, parameters, self.old, current, Wrapping.of(as_module(model)))
 
     def is_applied(self, model: nn.Module) -> bool:
         """Whether every slice of `model` holds the edit's new values. Raises as apply() when the model does not fit."""
@@ -295,6 +298,7 @@ class Edit:
 
     def _locate(self, model: nn.Module) -> list[nn.Parameter]:
         """The parameter of every slice; raises unless all are there, fit the record and can be written."""
+        Wrapping.settle_model(as_module(model))
         parameters = dict(as_module(model).named_parameters(remove_duplicate=False))
         for record in self.manifest.slices:
             parameter = parameters.get(record.parameter)
@@ -473,7 +477,8 @@ def _check_disjoint(records: Sequence[SliceRecord], tensors: Mapping[str, Tensor
     renamed = []
     for record in records:
         tensor = tensors[record.parameter]
-        place = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride())
+        at = id(tensor) if is_sharded(tensor) else tensor.data_ptr()
+        place = (tensor.device, at, tensor.shape, tensor.stride())
         name = first_name.setdefault(place, record.parameter)
         renamed.append(record if name == record.parameter else record.model_copy(update={"parameter": name}))
     overlap = find_overlap(renamed)
@@ -502,7 +507,7 @@ def _fingerprint_with(
         pieces.setdefault(id(tensors[record.parameter]), []).append((record, value))
 
     def hash_replaced(tensor: Tensor) -> str:
-        replaced = tensor.detach().to("cpu", copy=True)
+        replaced = tensor.detach().clone() if is_sharded(tensor) else tensor.detach().to("cpu", copy=True)
         for record, value in pieces[id(tensor)]:
             write_slice(replaced, record, value)
         return hash_tensor(replaced)
@@ -513,15 +518,25 @@ def _fingerprint_with(
 
 
 def _write_all(
-    records: Sequence[SliceRecord], parameters: Sequence[Tensor], values: Sequence[Tensor], previous: Sequence[Tensor]
+    records: Sequence[SliceRecord],
+    parameters: Sequence[Tensor],
+    values: Sequence[Tensor],
+    previous: Sequence[Tensor],
+    ranks: Wrapping,
 ) -> None:
-    """Writes every slice and reads it back; on any failure, Ctrl-C included, restores `previous` and raises."""
+    """Writes every slice and reads it back; on any failure, of any rank, Ctrl-C included, restores `previous` and raises."""
     begun = 0
     with torch.inference_mode(False), torch.no_grad():
         try:
-            for record, parameter, value in zip(records, parameters, values):
-                begun += 1
-                write_slice(parameter, record, value)
+            try:
+                for record, parameter, value in zip(records, parameters, values):
+                    begun += 1
+                    write_slice(parameter, record, value)
+            except BaseException:
+                ranks.gather(False)
+                raise
+            if not all(ranks.gather(True)):  # before reading, which all ranks do together
+                raise EditError("another rank could not write its part of the edit; the model is as it was before.")
             for record, parameter, value in zip(records, parameters, values):
                 if not same_bits(read_slice(parameter, record), value):
                     raise EditError(

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from .distributed import read_slice
 from .edit import Edit, _check_form, _fingerprint_with, _missing
 from .edit_file import Manifest, ModelRecord, SliceRecord, UnitRecord, library_versions
 from .errors import BaseMismatchError, EditError, ModelError
 from .fingerprint import combine, hash_state, hash_tensor, parallel, state_tensors
-from .matrix import read_slice
 
 
 @dataclass(frozen=True, slots=True)

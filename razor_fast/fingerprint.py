@@ -2,7 +2,7 @@
 
 A tensor is hashed by its row-major bytes; a model by the list of (name, dtype, shape, hash) of its parameters and
 persistent buffers in name order, so that tensors can be hashed side by side and the result never depends on how many
-threads did it, on the device or on the memory layout. Calls only razor_fast.matrix and the errors.
+threads did it, on the device, on the memory layout or on the ranks that hold it. Calls matrix, distributed and the errors.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from .components import as_module
+from .distributed import Wrapping, is_sharded, read_slice
 from .errors import ModelError
-from .matrix import as_bytes
+from .matrix import Rectangle, as_bytes, matrix_shape
 
+_BAND_BYTES = 32 << 20
 _PARALLEL_BYTES = 8 << 20  # below this, starting threads costs more than it saves
 
 
@@ -42,8 +44,15 @@ def hash_text(text: str) -> str:
 
 
 def hash_tensor(tensor: Tensor) -> str:
-    """sha256 (hex) of the row-major bytes of `tensor`, whatever its device and memory layout."""
-    return hashlib.sha256(as_bytes(tensor).numpy()).hexdigest()
+    """sha256 (hex) of the row-major bytes of `tensor`, whatever its device and memory layout. Collective for a DTensor."""
+    if not is_sharded(tensor):
+        return hashlib.sha256(as_bytes(tensor).numpy()).hexdigest()
+    digest, (rows, columns) = hashlib.sha256(), matrix_shape(tensor.shape)
+    band = max(1, _BAND_BYTES // max(1, columns * tensor.element_size()))
+    for row in range(0, rows, band):  # never a whole parameter on one rank
+        part = read_slice(tensor, Rectangle(row, min(band, rows - row), 0, columns))
+        digest.update(as_bytes(part).numpy())
+    return digest.hexdigest()
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -56,7 +65,7 @@ def plain_tensor_problem(tensor: Tensor) -> str | None:
         return "is not initialised yet (a lazy module): run the model once first"
     if tensor.is_meta:
         return "is on the meta device and has no values: load the weights first"
-    if type(tensor.detach()) is not Tensor:
+    if type(tensor.detach()) is not Tensor and not is_sharded(tensor):
         return f"is a {type(tensor.detach()).__name__}, not a plain tensor: gather or dequantise the model first"
     if tensor.layout is not torch.strided or tensor.is_quantized:
         return f"has layout {tensor.layout}, not a dense one: convert it first"
@@ -66,6 +75,7 @@ def plain_tensor_problem(tensor: Tensor) -> str | None:
 def state_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Every parameter and persistent buffer of a module or pipeline in name order, a tied one under each of its names."""
     model = as_module(model)
+    Wrapping.settle_model(model)  # FSDP2's shards, not what it gathered
     found: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
     for prefix, module in model.named_modules(remove_duplicate=False):
         for name, buffer in module._buffers.items():
@@ -88,7 +98,8 @@ def hash_state(tensors: Mapping[str, Tensor]) -> dict[str, str]:
 def parallel(function: Callable[[Tensor], str], tensors: Sequence[Tensor]) -> list[str]:
     """`function` of each tensor, in order, on torch's number of threads where that pays (hashing frees the GIL)."""
     workers = min(torch.get_num_threads(), len(tensors))
-    if workers < 2 or sum(tensor.numel() * tensor.element_size() for tensor in tensors) < _PARALLEL_BYTES:
+    collective = any(map(is_sharded, tensors))  # one after another, in the same order on all ranks
+    if collective or workers < 2 or sum(tensor.numel() * tensor.element_size() for tensor in tensors) < _PARALLEL_BYTES:
         return [function(tensor) for tensor in tensors]
     with ThreadPoolExecutor(workers) as pool:
         return list(pool.map(function, tensors))
@@ -107,6 +118,6 @@ def combine(tensors: Mapping[str, Tensor], hashes: Mapping[str, str]) -> Fingerp
 
 
 def fingerprint(model: nn.Module) -> Fingerprint:
-    """The fingerprint of `model` as it is now. Raises ModelError on meta, lazy, sharded or quantised tensors."""
+    """The fingerprint of `model` as it is now; over several ranks all call. Raises ModelError on meta, lazy or quantised ones."""
     tensors = state_tensors(model)
     return combine(tensors, hash_state(tensors))

@@ -175,7 +175,8 @@ class _Loop:
 
     def measure(self):
         with fixed_threads(self.task.model):
-            return {name: float(value) for name, value in self.task.evaluate("validation").items()}
+            found = {name: float(value) for name, value in self.task.evaluate("validation").items()}
+        return self.units.wrapping.broadcast(found)  # all that is decided follows from these, so ranks cannot diverge
 
     def not_finite(self, metrics):
         """Names of the metrics that decide and are NaN or infinite."""
@@ -212,7 +213,7 @@ class _Loop:
             )
         else:
             found = None
-        new = list(found.names) if found else []
+        new = self.units.wrapping.broadcast(list(found.names) if found else [])
         rows = scores.rows if s.round == 0 else scores.ranked()[:SCORES_KEPT]
         yield Scored(s.round, list(rows), found.threshold if found else math.nan, scores.counts(), self.losses)
         yield UnitsChosen(s.round, new, found.passed_over if found else {})

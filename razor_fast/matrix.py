@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +16,15 @@ from torch import Tensor
 def matrix_shape(shape: Sequence[int]) -> tuple[int, int]:
     """Rows and columns of a parameter seen as a matrix: [d0, the rest]; [n, 1] for vectors; [1, 1] for scalars."""
     return int(shape[0]) if len(shape) else 1, int(math.prod(shape[1:]))
+
+
+class Rectangle(NamedTuple):
+    """Some rows times some columns of a matrix."""
+
+    row: int
+    rows: int
+    column: int
+    columns: int
 
 
 def slice_label(parameter: str, row: int, rows: int, column: int, columns: int, shape: Sequence[int]) -> str:

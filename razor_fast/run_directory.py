@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import save_file
 
 from .atomic import atomic_files
+from .distributed import Wrapping
 from .errors import BaseMismatchError, RunDirectoryError
 from .events import as_record, plain
 from .fingerprint import hash_tensor, hash_text
@@ -47,18 +48,23 @@ class RunDirectory:
 
     path: a missing or empty folder starts a new run; one with the same `settings` resumes, or is found finished. The
     folder appears with the first thing that is written to it, so a run that is refused leaves none behind.
+    ranks: what wraps the model (distributed/), where it lies on several ranks: all call, the first reads and writes, and
+    what it cannot do is raised on all.
     settings: JSON-able dict of all that decides the outcome (configuration, task, model fingerprint).
     Raises RunDirectoryError, before anything is written, for a folder that holds anything else.
     """
 
-    def __init__(self, path, settings):
-        self.path = Path(path)
+    def __init__(self, path, settings, ranks=None):
+        self.path, self.ranks = Path(path), ranks or Wrapping()
         self.settings = json.loads(json.dumps(plain(settings)))
         self._begun = False
-        self._check()
+        self.ranks.once(self._check)
 
     def begin(self):
         """Make the folder, before the first write."""
+        self.ranks.once(self._begin)
+
+    def _begin(self):
         if self._begun:
             return
         self.path.mkdir(parents=True, exist_ok=True)
@@ -67,7 +73,7 @@ class RunDirectory:
                 left.unlink()
         self._begun = True
         if not (self.path / "config.json").exists():
-            self.write_json("config.json", self.settings)
+            self._write_json("config.json", self.settings)
         self._mend_log()
 
     def _check(self):
@@ -100,25 +106,34 @@ class RunDirectory:
                     temporary.write_bytes(whole)
 
     def write_json(self, name, value):
-        self.begin()
+        self.ranks.once(lambda: self._write_json(name, value))
+
+    def _write_json(self, name, value):
+        self._begin()
         text = json.dumps(plain(value), indent=1, default=str, allow_nan=False)
         with atomic_files(self.path / name, overwrite=True) as (temporary,):
             temporary.write_text(text + "\n", encoding="utf-8")
 
     def log(self, event):
-        self.begin()
+        self.ranks.once(lambda: self._log(event))
+
+    def _log(self, event):
+        self._begin()
         line = json.dumps(as_record(event), allow_nan=False)
         with open(self.path / "log.jsonl", "a", encoding="utf-8") as file:
             file.write(line + "\n")
 
     def save(self, state):
         """After a round: everything between rounds that cannot be recomputed."""
-        self.begin()
         loop, tensors = {name: getattr(state, name) for name in LOOP_FIELDS}, {}
         if state.step is not None:
             loop["units"] = [unit.name for unit in state.step.units]
             step = state.step
-            tensors = {"base": step.base.cpu(), "original": step.original.cpu(), "held": step.held.cpu()}
+            tensors = {name: step.whole_flat(getattr(step, name)) for name in ("base", "original", "held")}
+        self.ranks.once(lambda: self._save(loop, tensors))
+
+    def _save(self, loop, tensors):
+        self._begin()
         loop = json.dumps(loop)
         hashes = {"loop": hash_text(loop), **{name: hash_tensor(tensor) for name, tensor in tensors.items()}}
         metadata = {"format": STATE_FORMAT, "version": STATE_VERSION, "loop": loop, "hashes": json.dumps(hashes)}
@@ -132,17 +147,18 @@ class RunDirectory:
         does not hold the run's original values.
         """
         path = self.path / "state.safetensors"
-        if not path.exists():
+        found = self.ranks.once(lambda: _read_state(path) if path.exists() else None)
+        if found is None:
             return 0
-        loop, tensors = _read_state(path)
+        loop, tensors = found
         chosen = loop.pop("units", None)
         if chosen:
             step = StepState(units.subset(chosen), rounding_seed=rounding_seed)
-            if not torch.equal(step.original.cpu(), tensors["original"]):
+            if not torch.equal(step.whole_flat(step.original), tensors["original"]):
                 raise BaseMismatchError(
                     f"the model does not hold the values that the run in {self.path} started from; load the original model"
                 )
-            step.base, step.held = (tensors[name].to(step.base.device) for name in ("base", "held"))
+            step.base, step.held = (step.local_flat(tensors[name]) for name in ("base", "held"))
             step.undo()
             state.step = step
         for name, value in loop.items():

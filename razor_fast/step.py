@@ -37,13 +37,17 @@ class StepState:
                 f"the chosen units hold frozen parameters ({frozen[0]}): call requires_grad_(True) or do not choose them"
             )
         self.units, self.rounding_seed = units, rounding_seed
-        self.tensors = [p.detach() for p in units.parameters.values()]
-        self.plan = units.plan.to(self.tensors[0].device)
+        self.tensors = units.layout.local(units.parameters)  # over several ranks, what this one holds
+        self.plan = units.held.to(self.tensors[0].device)
         self.base = ops.segment_gather(self.tensors, self.plan)
         self.original = self.base.clone()
         self.held = self.base.clone()  # also where units are carried over: the model stands at the last accepted step
         self._applied = False  # whether a probe is in the model
         self._ranges = self._find_ranges()
+        starts, owned = self.plan.slices[:, 6].tolist(), units.cut.owned.tolist()
+        sizes = (self.plan.slices[:, 3] * self.plan.slices[:, 5]).tolist()
+        # pieces that another rank holds too and answers for
+        self._elsewhere = {(a, a + n) for a, n, mine in zip(starts, sizes, owned) if not mine}
         self.gradients = dict.fromkeys(("forget", "retain", "mismatch"))
         self.coefficients = (0.0, 0.0, 0.0)
         if carry is not None:
@@ -107,10 +111,12 @@ class StepState:
         return found
 
     def _norms(self, flat):
-        return {
-            name: sum(flat[a:b].double().square().sum().item() for a, b in pieces) ** 0.5
-            for name, pieces in self._ranges.items()
-        }
+        squares = [
+            sum(flat[a:b].double().square().sum().item() for a, b in pieces if (a, b) not in self._elsewhere)
+            for pieces in self._ranges.values()
+        ]
+        total = self.units.layout.sum(torch.tensor(squares, dtype=torch.float64))
+        return {name: square**0.5 for name, square in zip(self._ranges, total.tolist())}
 
     def apply(self, eta):
         """Write theta = round(base - eta_u * direction). eta: dict unit name -> step size; units left out, or of size 0,
@@ -119,25 +125,47 @@ class StepState:
             self.undo()
         self._applied = True
         self._update(self.tensors, self.plan.tiles, eta, self.rounding_seed)
+        self.units.layout.written(self.units.parameters)
 
     def undo(self):
         """Write back, bit for bit, what the model held at the last accepted step."""
         ops.segment_scatter_(self.tensors, self.held, self.plan)
+        self.units.layout.written(self.units.parameters)
         self._applied = False
 
     def restore(self):
         """Write the original values back: bit for bit what the model held before its first edit."""
         ops.segment_scatter_(self.tensors, self.original, self.plan)
+        self.units.layout.written(self.units.parameters)
         self._applied = True
 
     def original_slices(self, name):
         """The values a unit's slices had before its first edit: a list of [rows, columns] CPU tensors in their own dtypes."""
-        found = []
-        for unit, parameter, _, rows, _, columns, offset in self.plan.slices.tolist():
-            if self.units[unit].name == name:
-                piece = self.original[offset : offset + rows * columns].reshape(rows, columns)
-                found.append(piece.to("cpu", self.tensors[parameter].dtype))
-        return found
+        wanted = [i for i, row in enumerate(self.units.slice_table[:, 0].tolist()) if self.units[row].name == name]
+        parameters = list(self.units.parameters.values())
+        dtypes = [parameters[self.units.slice_table[i, 1]].dtype for i in wanted]
+        return [piece.to(dtype) for piece, dtype in zip(self.whole(self.original, wanted), dtypes)]
+
+    def whole(self, flat, wanted=None):
+        """Slices out of one of the flat buffers, whole on every rank: CPU [rows, columns] each, of the units' slice_table."""
+        units = self.units
+        wanted = range(len(units.slice_table)) if wanted is None else wanted
+        offsets = self.plan.slices[:, 6].tolist()
+        return units.layout.slices_of(units.parameters, units.slice_table, units.cut, flat, offsets, wanted)
+
+    def whole_flat(self, flat):
+        """One of the flat buffers on the CPU, as one process would hold it, on every rank."""
+        if self.units.wrapping.group is None:
+            return flat.cpu()
+        return torch.cat([flat.new_empty(0).cpu(), *(piece.reshape(-1) for piece in self.whole(flat))])
+
+    def local_flat(self, whole):
+        """What this rank holds of such a buffer, on its device."""
+        if self.units.wrapping.group is None:
+            return whole.to(self.base.device)
+        sizes = (self.units.slice_table[:, 3] * self.units.slice_table[:, 5]).tolist()
+        slices = [p.reshape(r[3], r[5]) for p, r in zip(whole.split(sizes), self.units.slice_table.tolist())]
+        return self.units.layout.pieces_of(self.units.cut, slices, self.base)
 
     def accept(self, eta):
         """Make the step the new base, in full precision, and write it: the same arithmetic and bits as `apply`."""

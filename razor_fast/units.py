@@ -155,7 +155,7 @@ class Units(Sequence[Unit]):
         self.model_name = model_name
         self.wrapping = wrapping or Wrapping()
         self._layout = None if layout is None else layout.only(self.parameters)
-        self._plan = self._cut = self._held = self._counted = None
+        self._plan = self._table = self._cut = self._held = self._counted = None
 
     def __len__(self) -> int:
         return len(self._units)
@@ -200,13 +200,16 @@ class Units(Sequence[Unit]):
     @property
     def slice_table(self) -> np.ndarray:
         """int64 [S, 6], the columns of plan.SLICE_COLUMNS: the slices of whole parameters, unit by unit."""
+        if self._table is not None:
+            return self._table
         order = {name: index for index, name in enumerate(self.parameters)}
         rows = [
             (index, order[piece.parameter], piece.row, piece.rows, piece.column, piece.columns)
             for index, unit in enumerate(self._units)
             for piece in unit.slices
         ]
-        return np.array(rows, np.int64).reshape(-1, 6)
+        self._table = np.array(rows, np.int64).reshape(-1, 6)
+        return self._table
 
     def _compile(self, shapes: Sequence[tuple[int, int]], table: np.ndarray) -> Plan:
         return Plan.compile(

@@ -8,6 +8,7 @@ import functools
 import models
 import torch
 import torch.distributed as dist
+import toy
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard
@@ -17,6 +18,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import razor_fast as rf
 from razor_fast import ops
+from razor_fast.distributed import Wrapping
+from razor_fast.edit import Edit
+from razor_fast.step import StepState
 
 VLMS = ("llava", "llava siglip", "next", "vip")
 PIPELINES = ("sd", "sdxl", "sd3", "flux")
@@ -155,7 +159,7 @@ def scored(name, stack, exclude=()):
     units = rf.find_units(model, exclude=exclude)
     found = rf.score(model, units, *losses(name, model))
     assert [u.name.removeprefix("module.") for u in units] == [u.name for u in want.units]
-    assert units.layout.ranks == dist.get_world_size()
+    assert units.wrapping.ranks == dist.get_world_size()
     difference = (found.sums - want.sums).abs() / want.sums.abs().clamp_min(want.sums.abs().max(0).values * 1e-9)
     chosen = [
         [n.removeprefix("module.") for n in rf.select(t, "auto").names + rf.select(t, count=5).names]
@@ -205,3 +209,116 @@ def whole(tensor, parameter):
     if tensor is None:
         return torch.zeros(parameter.shape, dtype=torch.float64)
     return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().cpu().double()
+
+
+def stepped(stack, name="hf siglip", names=None):
+    """A step on chosen units inside a stack and whole: bytes before, whether the step is the same within one rounding, whether
+    undo and restore give every byte back, and the edit's sha256 with its file's bytes."""
+    whole_model = copy.deepcopy(built(name)).float()
+    model = wrap(stack, copy.deepcopy(built(name)).float())
+    chosen = ["vision_model.encoder.layers.1.self_attn.head.2", "text_model.encoder.layers.0.mlp.fc1.weight",
+              "vision_model.post_layernorm.weight"]  # fmt: skip
+    found = []
+    for each in (whole_model, model):
+        units = rf.find_units(each)
+        prefix = "module." if stack == "ddp" and each is model else ""
+        recorder = rf.ScoreRecorder(each, units)
+        for side, loss in zip(("forget", "retain"), losses(name, each)):
+            with getattr(recorder, side)():
+                loss().backward()
+        step = StepState(units.subset([prefix + n for n in chosen]))
+        before = state_bytes(each)
+        step.set_direction(recorder.gradients("forget"), recorder.gradients("retain"))
+        eta = {prefix + n: 0.05 * (i + 1) for i, n in enumerate(chosen)}
+        output = outputs(name, each)[0].detach()
+        step.apply(eta)
+        moved = outputs(name, each)[0].detach()
+        assert not torch.equal(output, moved)  # FSDP2 must not go on with what it gathered before
+        step.undo()
+        assert state_bytes(each) == before
+        assert torch.equal(outputs(name, each)[0].detach(), output)
+        step.accept(eta)
+        values = [piece for n in chosen for piece in step.original_slices(prefix + n)]
+        edit = Edit.capture(each, list(step.units), values)
+        norms = step.unit_norms()
+        happened = step.happened()
+        step.restore()
+        assert state_bytes(each) == before
+        assert not edit.is_applied(each)
+        applied = edit.apply(each)
+        assert edit.is_applied(each)
+        applied.revert(each)
+        assert state_bytes(each) == before
+        found.append((edit, norms, happened))
+    (want, want_norms, want_happened), (edit, norms, happened) = found
+    for a, b in zip(want.new, edit.new):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+    for a, b in zip((*want_norms, want_happened), (*norms, happened)):
+        assert [x.removeprefix("module.") for x in b] == list(a)
+        torch.testing.assert_close(torch.tensor(list(b.values())), torch.tensor(list(a.values())), rtol=1e-4, atol=1e-9)
+    if stack != "ddp":
+        # what one process made applies on many, and the other way round
+        want.apply(model)
+        assert want.is_applied(model) and edit.manifest.model.sha256 == want.manifest.model.sha256
+        want.revert(model)
+        edit.apply(whole_model).revert(whole_model)
+    return edit.sha256
+
+
+def state_bytes(model):
+    """Every parameter and buffer, whole, as bytes: gathered by torch itself, not by razor_fast."""
+    Wrapping.settle_model(model)
+    return {
+        name: (t.full_tensor() if isinstance(t, DTensor) else t).detach().reshape(-1).view(torch.uint8).numpy().tobytes()
+        for name, t in model.state_dict().items()
+    }
+
+
+class ToyTask(toy.ToyTask):
+    """The toy task with its model called as a module, so that hooks of FSDP2 and tensor parallelism run."""
+
+    def __init__(self, model, whole, **options):
+        super().__init__(whole, **options)  # its data are drawn around the weights of a whole model
+        self.model, self.forward = model, True
+
+    def weights(self):
+        if not hasattr(self, "forward"):
+            return super().weights()
+        return self.model(torch.eye(toy.SIZE, dtype=torch.float64))
+
+
+class ToyModel(toy.ToyModel):
+    def forward(self, eye):
+        return torch.stack([block(eye).T.flatten() for block in self.blocks])
+
+
+def toy_model(stack):
+    model = ToyModel(6, dtype=torch.float64)
+    return model if stack == "whole" else wrap(stack, model)
+
+
+def unlearned(stack, folder, interrupt=None):
+    """A run of the whole loop: (units chosen by round, the edit's sha256, its values, the outcome). interrupt: the round in
+    whose search it is killed."""
+
+    def on_event(event):
+        events.append(event)
+        if type(event).__name__ == "Probed" and event.round == interrupt:
+            raise KeyboardInterrupt
+
+    model = toy_model(stack)
+    before = state_bytes(model)
+    mixed = dict(knows=(1.0, 1.0, 0.9, 0.8, 0.7, 0.0), hurts=(0.2, 0.2, 0.1, 0.1, 0.1, 0.1))
+    task = ToyTask(model, toy_model("whole"), **mixed)
+    events = []
+    try:
+        config = rf.RazorConfig(inner_steps=2, max_probes=4, initial_units=1, retain_tolerance=0.04, max_rounds=2)
+        outcome = rf.unlearn(task, config, run_directory=folder, on_event=on_event)
+    except KeyboardInterrupt:
+        return None
+    decided = [list(e.names) for e in events if type(e).__name__ == "UnitsChosen"]
+    edit = outcome.edit
+    assert outcome.proof["reverted_bit_for_bit"]
+    edit.revert(model)
+    assert state_bytes(model) == before
+    return decided, edit.sha256, [v.numpy() for v in edit.new], outcome.outcome

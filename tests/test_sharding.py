@@ -6,7 +6,18 @@ import pytest
 import ranks
 import sharding
 
+from razor_fast.edit import load_edit
+from razor_fast.run_directory import read_log
+
 pytest.importorskip("torch.distributed.fsdp")
+
+
+# how many ranks hold which stack; every stack is there, and every number of ranks
+STACKS = {
+    1: ["fsdp", "tp"],
+    2: ["fsdp", "fsdp kept", "fsdp mixed", "fsdp offload", "tp", "ddp"],
+    4: ["fsdp", "hsdp", "fsdp+tp"],
+}
 
 
 @pytest.fixture(scope="module", params=[1, 2, 4], ids=lambda n: f"{n} ranks")
@@ -29,11 +40,48 @@ def test_every_architecture_scores_as_if_whole(world, name):
         agree(world.run("sharding:scored", name, stack))
 
 
-@pytest.mark.parametrize("stack", ["fsdp", "fsdp kept", "fsdp mixed", "fsdp offload", "hsdp", "tp", "fsdp+tp", "ddp"])
-def test_sums_are_those_of_gathered_gradients_in_one_all_reduce(world, stack):
-    results = world.run("sharding:recorded", stack)
-    for difference, collectives, units, bits, again in results:
-        assert difference < 1e-6
-        assert again and bits == results[0][3]
-        [(operator, size)] = collectives
-        assert "allreduce" in operator and size == 32 * units
+def test_sums_are_those_of_gathered_gradients_in_one_all_reduce(world):
+    for stack in STACKS[world.size]:
+        results = world.run("sharding:recorded", stack)
+        for difference, collectives, units, bits, again in results:
+            assert difference < 1e-6, stack
+            assert again and bits == results[0][3]
+            [(operator, size)] = collectives
+            assert "allreduce" in operator and size == 32 * units
+
+
+def test_steps_undo_and_edits(world):
+    for stack in STACKS[world.size]:
+        if stack != "fsdp mixed":  # gradients in bf16: another step
+            assert len(set(world.run("sharding:stepped", stack))) == 1, stack
+
+
+@pytest.fixture(scope="module")
+def pair():
+    with ranks.World(2) as found:
+        yield found
+
+
+@pytest.mark.parametrize("stack", ["fsdp", "tp"])
+def test_the_loop_takes_the_same_decisions_and_one_rank_writes(pair, stack, tmp_path):
+    results = pair.run("sharding:unlearned", stack, str(tmp_path / "run"))
+    assert len({sha256 for _, sha256, _, _ in results}) == 1
+    decided, _, values, ended = sharding.unlearned("whole", str(tmp_path / "whole"))
+    for other, _, found, outcome in results:
+        assert other == decided and outcome == ended
+        for a, b in zip(found, values):
+            assert abs(a - b).max() < 1e-9
+    assert load_edit(tmp_path / "run" / "edit.safetensors", undo=True).sha256 == results[0][1]
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names == {path.name for path in (tmp_path / "whole").iterdir()} and not [n for n in names if n.endswith("tmp")]
+    log = read_log(tmp_path / "run" / "log.jsonl")
+    assert len(log) == len(read_log(tmp_path / "whole" / "log.jsonl"))
+    assert load_edit(tmp_path / "run" / "edit.safetensors").apply(sharding.toy_model("whole")).can_revert
+
+
+def test_a_run_goes_on_where_it_was_killed(pair, tmp_path):
+    assert set(pair.run("sharding:unlearned", "fsdp", str(tmp_path / "run"), interrupt=1)) == {None}
+    assert (tmp_path / "run" / "state.safetensors").exists()
+    resumed = pair.run("sharding:unlearned", "fsdp", str(tmp_path / "run"))
+    straight = pair.run("sharding:unlearned", "fsdp", str(tmp_path / "straight"))
+    assert resumed[0][1] == straight[0][1] and resumed[-1][1] == resumed[0][1]

@@ -5,7 +5,8 @@ The engine is torch.distributed; this room only cuts slices at shard borders. Ca
 
 from .cut import Cut
 from .layout import Layout
+from .slices import read_slice, write_slice
 from .windows import is_sharded, local_tensor
 from .wrapping import Wrapping
 
-__all__ = ["Cut", "Layout", "Wrapping", "is_sharded", "local_tensor"]
+__all__ = ["Cut", "Layout", "Wrapping", "is_sharded", "local_tensor", "read_slice", "write_slice"]

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..errors import ModelError
 from .cut import Cut, cut_slices
+from .slices import join_over_ranks
 from .windows import Window, is_sharded, local_tensor, window_of
 from .wrapping import Wrapping
 
@@ -45,12 +46,9 @@ class Layout:
         device = _device(parameters)
         if wrapping.group is None:
             return cls(wrapping, windows, dict.fromkeys(windows, True), device)
-        import torch.distributed as dist
-
         described = json.dumps([subject, [[n, list(p.shape), str(p.dtype)] for n, p in parameters.items()]])
         mine = (hashlib.sha256(described.encode()).hexdigest(), tuple(windows.values()))
-        everyone: list = [None] * dist.get_world_size(wrapping.group)
-        dist.all_gather_object(everyone, mine, group=wrapping.group)
+        everyone = wrapping.gather(mine)
         differ = [rank for rank, (digest, _) in enumerate(everyone) if digest != everyone[0][0]]
         if differ:
             raise ModelError(
@@ -68,7 +66,7 @@ class Layout:
                 )
             replicas = [rank for rank, window in enumerate(held) if window == windows[name]]
             # in turn, so that replicas share the work
-            owned[name] = replicas[index % len(replicas)] == dist.get_rank(wrapping.group)
+            owned[name] = replicas[index % len(replicas)] == wrapping.rank
         return cls(wrapping, windows, owned, device)
 
     def only(self, names) -> Layout:
@@ -76,22 +74,6 @@ class Layout:
         return Layout(
             self.wrapping, {n: self.windows[n] for n in names}, {n: self.owned[n] for n in names}, self.device
         )
-
-    @property
-    def ranks(self) -> int:
-        if self.group is None:
-            return 1
-        import torch.distributed as dist
-
-        return dist.get_world_size(self.group)
-
-    @property
-    def rank(self) -> int:
-        if self.group is None:
-            return 0
-        import torch.distributed as dist
-
-        return dist.get_rank(self.group)
 
     def shapes(self) -> list[tuple[int, int]]:
         """Matrix shapes of what this rank holds, in the order of the parameters."""
@@ -117,10 +99,36 @@ class Layout:
         return local.clone() if self.wrapping.replicas else local
 
     def written(self, parameters: Mapping[str, Tensor]) -> None:
-        """Tell autograd that the shards of DTensors changed: their wrappers have version counters of their own."""
+        """After a write into what `local` gave: gathered copies are stale, and so is what autograd saved of the wrappers."""
+        self.wrapping.settle()
         wrapped = [p.detach() for p in parameters.values() if is_sharded(p)]
         if wrapped:
             torch.autograd.graph.increment_version(wrapped)
+
+    def slices_of(self, parameters, table: np.ndarray, cut: Cut, flat: Tensor, offsets, wanted) -> list[Tensor]:
+        """Whole slices out of a flat buffer of this rank's pieces: CPU [rows, columns] each, one exchange a slice.
+
+        table: the whole slices, int64 [S, 6]; cut: of them; offsets: where each of the cut's pieces starts in `flat`; wanted:
+        rows of the table.
+        """
+        tensors, found = list(parameters.values()), []
+        for index in wanted:
+            _, parameter, _, rows, _, columns = table[index].tolist()
+            whole = torch.zeros((rows, columns), dtype=flat.dtype)
+            for piece in (cut.origin[:, 0] == index).nonzero()[0].tolist():
+                _, _, _, height, _, width = cut.slices[piece].tolist()
+                _, row, column = cut.origin[piece].tolist()
+                values = flat[offsets[piece] : offsets[piece] + height * width].reshape(height, width)
+                whole[row : row + height, column : column + width] = values.cpu()
+            found.append(join_over_ranks(whole, tensors[parameter]))
+        return found
+
+    def pieces_of(self, cut: Cut, slices: list[Tensor], like: Tensor) -> Tensor:
+        """The way back: this rank's flat buffer out of whole slices."""
+        pieces = [like.new_empty(0)]
+        for (_, _, _, height, _, width), (index, row, column) in zip(cut.slices.tolist(), cut.origin.tolist()):
+            pieces.append(slices[index][row : row + height, column : column + width].reshape(-1).to(like))
+        return torch.cat(pieces)
 
     def sum(self, values: Tensor) -> Tensor:
         """Add a tensor up over the ranks: one all-reduce. Every rank gets the same bits."""
@@ -131,23 +139,6 @@ class Layout:
         there = values.to(self.device)
         dist.all_reduce(there, group=self.group)
         return there.to(values.device)
-
-    def whole(self, pieces: Tensor) -> Tensor:
-        """Join pieces that are zero wherever another rank answers, bit for bit: added as bytes, so that -0.0 and NaN live."""
-        if self.group is None:
-            return pieces
-        as_bytes = pieces.contiguous().reshape(-1).view(torch.uint8)
-        return self.sum(as_bytes).view(pieces.dtype).reshape(pieces.shape)
-
-    def broadcast(self, value):
-        """The first rank's value of a JSON-able object, on all: decisions are taken once."""
-        if self.group is None:
-            return value
-        import torch.distributed as dist
-
-        box = [value]
-        dist.broadcast_object_list(box, group=self.group, group_src=0)
-        return box[0]
 
 
 def _device(parameters: Mapping[str, Tensor]) -> torch.device:

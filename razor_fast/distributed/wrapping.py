@@ -6,9 +6,11 @@ shards would not be seen, and `named_parameters()` names the gathered ones. `Wra
 
 from __future__ import annotations
 
+import pickle
 import sys
 from dataclasses import dataclass
 
+import torch.distributed as dist
 from torch import nn
 
 from ..errors import ModelError
@@ -37,10 +39,65 @@ class Wrapping:
             group = ddp[0].process_group if ddp else _group_of_meshes(model)
         return cls(group, fsdp, bool(ddp))
 
+    @staticmethod
+    def settle_model(model: nn.Module) -> None:
+        """`settle` of a model of which nothing else is asked."""
+        Wrapping(fsdp=_modules(model, "torch.distributed.fsdp", "FSDPModule")).settle()
+
+    @property
+    def ranks(self) -> int:
+        """How many processes hold the model together."""
+        return 1 if self.group is None else dist.get_world_size(self.group)
+
+    @property
+    def rank(self) -> int:
+        """The number of this process among them."""
+        return 0 if self.group is None else dist.get_rank(self.group)
+
+    def gather(self, value) -> list:
+        """The picklable value of every rank, by rank. Collective."""
+        if self.group is None:
+            return [value]
+        found = [None] * self.ranks
+        dist.all_gather_object(found, value, group=self.group)
+        return found
+
+    def broadcast(self, value):
+        """The first rank's picklable value, on all: decisions are taken once. Collective."""
+        if self.group is None:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, group=self.group, group_src=0)
+        return box[0]
+
+    def once(self, work):
+        """Call `work` on the first rank alone; every rank returns what it returned, or raises what it raised. Collective."""
+        if self.group is None:
+            return work()
+        found, error = None, None
+        if self.rank == 0:
+            try:
+                found = work()
+            except Exception as raised:
+                error = _portable(raised)
+        found, error = self.broadcast((found, error))
+        if error is not None:
+            raise error
+        return found
+
     def settle(self) -> None:
         """Make the shards the parameters of every FSDP2 module again."""
         for module in self.fsdp:
             module.reshard()
+
+
+def _portable(error):
+    """The error, or its text where it cannot be sent to other ranks."""
+    try:
+        pickle.dumps(error)
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
 
 
 def _modules(model, library, name):
@@ -53,8 +110,6 @@ def _group_of_meshes(model):
     meshes = {p.device_mesh for p in model.parameters() if is_sharded(p)}
     if not meshes:
         return None
-    import torch.distributed as dist
-
     ranks = {rank for mesh in meshes for rank in mesh.mesh.flatten().tolist()}
     if len(ranks) == dist.get_world_size():
         return dist.group.WORLD

@@ -3,6 +3,7 @@
 import json
 from contextlib import closing
 
+from ..distributed import Wrapping
 from ..errors import MethodError
 from ..events import RunEnded
 from ..families.task import take_snapshot
@@ -35,13 +36,14 @@ def unlearn(task, config=None, *, method="razor", run_directory=None, units=None
     chosen.check_family(task.family)
     if recipe is not None and method != "retrain":
         raise MethodError(f"a recipe was given, and the method {method} does not retrain; leave it out")
+    ranks = Wrapping.of(task.model)
     base = fingerprint(task.model).model
     directory = None
     if run_directory is not None:
         settings = {"method": method, method: config.model_dump(mode="json"), "task": task.describe()}
         settings["base_sha256"] = base
         settings["units"] = None if units is None else hash_text(json.dumps(list(units.names)))
-        directory = RunDirectory(run_directory, settings)
+        directory = RunDirectory(run_directory, settings, ranks)
     with fixed_threads(task.model):
         shots = {"original": take_snapshot(task)}
     extra = {} if recipe is None else {"recipe": recipe}
@@ -54,6 +56,7 @@ def unlearn(task, config=None, *, method="razor", run_directory=None, units=None
         "validation": {"before": ended.before, "after": ended.after},
         "test": {"before": shots["original"]["metrics"], "after": shots["unlearned"]["metrics"]},
     }
+    metrics = ranks.broadcast(metrics)  # the edit's manifest states them: one edit, whichever rank wrote it
     outcome = Outcome(None, ended.outcome, ended.message, metrics, changed.scores, config, method=method)
     outcome.totals = {**cost.totals(), **ended.totals}
     if changed.units:

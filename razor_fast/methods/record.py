@@ -54,7 +54,8 @@ def write(run, outcome, task, shots):
     }
     edit = outcome.edit
     if edit is not None:
-        edit.save(run.path / "edit.safetensors", undo=run.path / "edit.undo.safetensors", overwrite=True)
+        file, undo = run.path / "edit.safetensors", run.path / "edit.undo.safetensors"
+        run.ranks.once(lambda: edit.save(file, undo=undo, overwrite=True))
         summary = edit.summary()
         result["edit_sha256"] = edit.sha256
         result["edit"] = {
@@ -70,5 +71,5 @@ def write(run, outcome, task, shots):
         }
         result["settings"]["versions"] = summary["versions"]
     if outcome.scores:
-        write_scores(run.path / "scores.csv", outcome.scores)
+        run.ranks.once(lambda: write_scores(run.path / "scores.csv", outcome.scores))
     run.write_json("result.json", result)
