@@ -1,9 +1,9 @@
-"""Draws results files: a roofline of all operators, and time against parameters for segment_stats.
+"""Draws results files: a roofline of all operators, time against parameters for segment_stats, and comparisons of methods.
 
     python -m benchmarks.plot benchmarks/results [--out docs/figures]
 
-For the newest version of each device in the folder: <device>-roofline.svg and <device>-scaling.svg. The same rows give the
-same bytes.
+For the newest version of each device in the folder: <device>-roofline.svg and <device>-scaling.svg; for each compare_<data>.csv:
+compare-<data>.svg. The same rows give the same bytes.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
+from benchmarks.quality.comparing.figure import forget_against_retain
+from benchmarks.quality.comparing.rows import read_rows
+
 OURS, OTHERS = "#c1440e", ("#4c566a", "#7b88a1", "#a3b1c2", "#2e6f95", "#6a994e")
 NAMES = {"slug_habit": "SLUG's loop", "eager": "eager", "foreach": "foreach", "compiled": "torch.compile",
          "compiled_each": "torch.compile, layer by layer", "razor_fast": "razor_fast"}  # fmt: skip
@@ -27,6 +30,11 @@ def newest(folder: Path) -> dict[str, Path]:
     """Device folder -> the results file of its newest version."""
     return {device.name: sorted(device.glob("*.csv"))[-1] for device in sorted(folder.iterdir())
             if device.is_dir() and any(device.glob("*.csv"))}
+
+
+def comparisons(folder: Path) -> dict[str, Path]:
+    """Data set -> its file of compared methods."""
+    return {path.stem.removeprefix("compare_"): path for path in sorted(folder.glob("compare_*.csv"))}
 
 
 def read(path: Path) -> list[dict]:
@@ -120,6 +128,10 @@ def main() -> None:
             path = given.out / f"{device}-{name}.svg"
             save(draw(rows), path)
             print(f"wrote {path}")
+    for data, file in comparisons(given.results).items():
+        path = given.out / f"compare-{data}.svg"
+        save(forget_against_retain(data, read_rows(file)), path)
+        print(f"wrote {path}")
 
 
 if __name__ == "__main__":

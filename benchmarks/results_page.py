@@ -3,7 +3,8 @@
     python -m benchmarks.results_page
 
 demo_clip.csv, demo_diffusion.csv and demo_vlm.csv are written by `python -m benchmarks.quality.<name> --out ...`, and
-<device>/<version>.csv by `make bench`.
+<device>/<version>.csv by `make bench`. compare_<data>.csv is written by `python -m benchmarks.quality.compare --out ...`, and
+sweep.csv by `python -m benchmarks.quality.sweep --out ...`.
 tests/test_results_page.py compares page and block with the files.
 """
 
@@ -12,7 +13,9 @@ from pathlib import Path
 from statistics import mean
 
 from benchmarks import bars
-from benchmarks.plot import latest, newest
+from benchmarks.plot import comparisons, latest, newest
+from benchmarks.quality.comparing.rows import read_rows
+from benchmarks.quality.comparing.section import comparison_section
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -144,6 +147,9 @@ def page():
     ):
         if (RESULTS / name).exists():
             lines += ["", *requests_section(title, judged, metrics, read(RESULTS / name))]
+    for data, path in comparisons(RESULTS).items():
+        figure = f"figures/compare-{data}.svg"
+        lines += ["", *comparison_section(data, read_rows(path), figure if (PAGE.parent / figure).exists() else None)]
     for path, rows in files.items():
         lines += ["", *operators_section(path, rows)]
     return "\n".join(lines) + "\n"

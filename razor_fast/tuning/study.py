@@ -17,7 +17,7 @@ from ..threads import fixed_threads
 from ..units import DEFAULT_EXCLUDE, find_units
 from .space import PARAMETERS, options_of, suggest
 
-__all__ = ["Tuned", "loss_of", "tune"]
+__all__ = ["Tuned", "loss_of", "run_once", "tune"]
 
 STORAGE, TABLE = "trials.sqlite", "trials.csv"
 STUDY = "razor_fast"
@@ -68,7 +68,7 @@ def tune(task, config=None, *, folder, trials=40, seconds=None, ranges=None, uni
             break
         trial = study.ask()
         options = options_of(suggest(trial, ranges), config, rows)
-        row = _run(task, config.model_copy(update=options), units)
+        row = run_once(task, config.model_copy(update=options), units)
         trial.set_user_attr("row", {"trial": trial.number, **options, **row})
         study.tell(trial, row["loss"])
         _write(path, found := _rows(study))
@@ -109,8 +109,9 @@ def _score(task, config, units):
         return list(scores.rows)
 
 
-def _run(task, config, units):
-    """One run of the loop, and what it left on validation data; the model is as before."""
+def run_once(task, config, units=None):
+    """One run of the loop: its loss_of, the deciding metrics it left on validation data, its outcome and totals. The model is as
+    before."""
     ended = None
     with preserved(task.model):
         for event in unlearn_events(task, config, units=units):

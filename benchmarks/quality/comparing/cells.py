@@ -93,4 +93,4 @@ def write(file, record):
 
 def told(tell, what, done, total, loss):
     if done == total:
-        tell(f"trained {what}: loss {float(loss):.3f}")
+        tell(f"trained {what}: loss {loss.item():.3f}")

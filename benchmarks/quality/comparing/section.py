@@ -1,0 +1,108 @@
+"""The comparison's part of docs/results.md: a table a data set, the bars of CIFAR-10, and where RAZOR is not the nearest."""
+
+from statistics import mean
+
+from .bars import means, paired, verdicts
+
+__all__ = ["TITLES", "comparison_section", "nearest"]
+
+TITLES = {"cifar10": "CIFAR-10", "emoji": "emoji styles", "easyvqa": "easy-VQA"}
+NAMES = {"original": "original", "retrained": "retrained", "razor": "RAZOR", "slug": "SLUG", "salun": "SalUn", "ssd": "SSD",
+         "esd": "ESD", "lotus": "LoTUS", "ga": "gradient ascent", "ft": "fine-tuning", "ga_ft": "ascent, then fine-tuning",
+         "random": "random units", "all_layers": "all layers"}  # fmt: skip
+SHARES = {"forget_accuracy": "forget accuracy", "retain_accuracy": "retain accuracy",
+          "in_domain_accuracy": "in-domain accuracy", "cross_domain_accuracy": "cross-domain accuracy",
+          "neutral_accuracy": "neutral accuracy", "retrieval_stability": "retrieval stability"}  # fmt: skip
+PLAIN = {"privacy_leakage": "privacy gap", "share": "share edited"}
+AGREEMENT, KL = ("agreement_forget", "agreement_retain"), ("kl_forget", "kl_retain")
+DISTANCES = {"agreement_forget": "agreement, forget", "agreement_retain": "agreement, retain", "kl_forget": "KL, forget",
+             "kl_retain": "KL, retain"}  # fmt: skip
+COST = {"gradient_evaluations": "gradient evaluations", "cpu_seconds": "CPU seconds"}
+
+
+def comparison_section(data, rows, figure=None):
+    """Lines of Markdown. rows: of rows.read_rows; figure: path of the plot from the page."""
+    requests = list(dict.fromkeys((row["concept"], row["seed"]) for row in rows))
+    seeds = sorted({int(seed) for _, seed in requests})
+    concepts = list(dict.fromkeys(concept for concept, _ in requests))
+    lines = [
+        f"## All methods on {TITLES[data]}", "",
+        f"`python -m benchmarks.quality.compare --on {data}`: forget {', '.join(concepts)}; {_count(len(seeds), 'seed')}, each "
+        f"with its own split and models; {_count(len(requests), 'request')}. Test data; mean over the requests (least to "
+        "greatest). Every method ran with the best settings of its grid on the validation data of a request that is not among "
+        "these (benchmarks/quality/comparing/choosing.py). A gradient evaluation is a backward pass of one micro-batch; CPU "
+        "seconds are those of one core, with the measuring before and after.", "",
+    ]  # fmt: skip
+    if figure is not None:
+        lines += [f"![forget accuracy against retain accuracy]({figure})", ""]
+    shares = {c: n for c, n in SHARES.items() if any(row.get(c) is not None for row in rows)}
+    lines += _table(rows, shares, share) + [""]
+    others = {c: n for c, n in (PLAIN | DISTANCES | COST).items() if any(row.get(c) is not None for row in rows)}
+    lines += _table(rows, others, number)
+    if data == "cifar10":
+        lines += ["", "The bars, on the mean over the requests:", "", *_bars(rows), "", *_stability(rows), "", *nearest(rows)]
+    return lines
+
+
+def _count(number, what):
+    return f"{number} {what}" + "s" * (number != 1)
+
+
+def _table(rows, columns, said):
+    lines = ["| | " + " | ".join(columns.values()) + " |", "|---|" + "---|" * len(columns)]
+    for subject in sorted(dict.fromkeys(row["subject"] for row in rows), key=list(NAMES).index):
+        lines.append(f"| {NAMES[subject]} | " + " | ".join(said(paired(rows, column, subject)) for column in columns) + " |")
+    return lines
+
+
+def share(values):
+    if not values:
+        return ""
+    low, middle, high = (f"{100 * v:.1f}" for v in (min(values), mean(values), max(values)))
+    return f"{middle} % ({low} to {high})"
+
+
+def number(values):
+    if not values:
+        return ""
+    digits = 0 if max(map(abs, values)) >= 100 else 1 if max(map(abs, values)) >= 10 else 3
+    return f"{mean(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+def _bars(rows):
+    lines = ["| | mean (least to greatest) | bar | |", "|---|---|---|---|"]
+    for bar in verdicts(rows):
+        sign = "at most" if bar.at_most else "at least"
+        spread = f"{bar.mean:+.4f} ({min(bar.values):+.4f} to {max(bar.values):+.4f})"
+        lines.append(f"| {bar.what} | {spread} | {sign} {bar.bound} | {'held' if bar.held else '**missed**'} |")
+    return lines
+
+
+def _stability(rows):
+    possible, truth = paired(rows, "possible_stability", "original"), paired(rows, "retrieval_stability", "retrained")
+    if not possible or not truth:
+        return []
+    return [
+        "Retain images for which the original itself retrieves a caption of the concept have to move when it is gone: without "
+        f"any other change retrieval stability would be {share(possible)}. The retrained models keep {share(truth)} of the "
+        "original's captions."
+    ]
+
+
+def nearest(rows, ours="razor"):
+    """Who is nearest to the retrained model, by agreement and by KL, and who of those spent no more time than RAZOR."""
+    lines = []
+    for what, columns, better in (("agreement", AGREEMENT, max), ("KL divergence", KL, min)):
+        found = {name: v for name, v in means(rows, columns).items() if name not in ("original", "retrained")}
+        if ours not in found or len(found) < 2:
+            continue
+        order = sorted(found, key=found.get, reverse=better is max)
+        before = order[: order.index(ours)]
+        listed = ", ".join(f"{NAMES[name]} {found[name]:.3f}" for name in order)
+        said = "RAZOR is the nearest of all" if not before else f"{', '.join(NAMES[n] for n in before)} came nearer than RAZOR"
+        cost = means(rows, ("cpu_seconds",))
+        cheaper = [NAMES[name] for name in before if cost.get(name, 0) <= cost.get(ours, 0)]
+        if before:
+            said += f"; in no more time: {', '.join(cheaper) or 'none of them'}"
+        lines.append(f"- By {what} with the retrained model (mean of forget and retain images): {said}. {listed}.")
+    return lines

@@ -1,0 +1,175 @@
+"""The comparison of methods: cells that are not made twice, what a row holds, the bars, the page's section and the figure."""
+
+import io
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(Path(__file__).parent), str(ROOT)]
+pytest.importorskip("open_clip")
+pytest.importorskip("diffusers")
+
+from benchmarks.quality.comparing import bars, cells, choosing, cifar, measures, section  # noqa: E402
+from benchmarks.quality.comparing.clip_vit import CifarRecipe, cropped, trained_clip  # noqa: E402
+from benchmarks.quality.comparing.requests import DATA, Data  # noqa: E402
+from benchmarks.quality.comparing.rows import as_row, read_rows, write_rows  # noqa: E402
+from razor_fast.fingerprint import fingerprint  # noqa: E402
+
+
+def write_cifar(folder, each=12):
+    """Both files, ten classes of flat colours."""
+    draw = np.random.default_rng(0)
+    for name, count in (("train_10x1000", each), ("test_10x200", 4)):
+        labels = np.repeat(np.arange(10), count)
+        images = (20 * labels[:, None, None, None] + draw.integers(0, 40, (len(labels), 32, 32, 3))).astype(np.uint8)
+        np.savez(folder / f"cifar10_{name}.npz", images=images, labels=labels, class_names=np.array(cifar.CLASSES))
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """(folder of data, Data of a request that takes seconds, the tasks it made)."""
+    folder, made = tmp_path_factory.mktemp("cifar"), []
+    write_cifar(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cifar, "HELD_OUT", 4)
+        patch.setattr("benchmarks.quality.comparing.requests.CifarRecipe", lambda seed: CifarRecipe(seed=seed, epochs=2))
+        patch.setattr(measures, "RECOVERY_STEPS", (0, 1))
+        patch.setattr(choosing, "keep_settings", lambda *options: made.append(options))
+
+        def make(*options):
+            made.append(DATA["cifar10"].make(*options))
+            return made[-1]
+
+        yield folder, Data("cifar10", "clip", DATA["cifar10"].files, ("cat",), ("frog", 3), make), made
+        cifar.samples_of.cache_clear(), cifar.middle.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def records(small, tmp_path_factory):
+    folder, data, made = small
+    cache = tmp_path_factory.mktemp("cache")
+    subjects = ["original", "retrained", "ssd"]
+    found = cells.run_request(data, folder, cache, "cat", 0, subjects, recovery=("ssd", "retrained"), tell=lambda text: None)
+    return cache, found
+
+
+def test_parts_hold_the_class_on_one_side_and_no_image_twice(small):
+    parts = cifar.cifar_parts(small[0], "cat", 0)
+    assert {s.label for s in parts.forget.train} == {"cat"} and "cat" not in {s.label for s in parts.retain.test}
+    assert [len(part) for _, part in parts.items()] == [8, 4, 4, 72, 36, 36]
+    kept = cifar.training_samples(small[0], 0, without="cat")
+    assert sorted(s.key for s in kept) == sorted(s.key for s in parts.retain.train)
+    other = cifar.cifar_parts(small[0], "cat", 1)
+    assert [s.key for s in other.forget.validation] != [s.key for s in parts.forget.validation]
+    assert {s.caption for s in parts.forget.test} <= {t.format("cat") for t in cifar.TEMPLATES}
+
+
+def test_crops_are_shifts_and_mirrors():
+    images = torch.arange(2 * 3 * 8 * 8, dtype=torch.float32).view(2, 3, 8, 8) + 1
+    seen = set()
+    for seed in range(40):
+        moved = cropped(images, CifarRecipe(shift=1), torch.Generator().manual_seed(seed))
+        for image, whole in zip(moved, images):
+            inner = {bool(torch.equal(image[:, 1:-1, 1:-1], flip[:, a : a + 6, b : b + 6]))
+                     for flip in (whole, whole.flip(2)) for a in range(3) for b in range(3)}  # fmt: skip
+            assert True in inner
+        seen.add(tuple(moved[0, 0, 4].tolist()))
+    assert len(seen) > 6
+
+
+def test_a_finished_cell_is_not_made_again_and_the_model_is_the_original(small, records):
+    folder, data, made = small
+    cache, found = records
+    task = made[-1]
+    held = trained_clip(cifar.training_samples(folder, 0), CifarRecipe(seed=0, epochs=2), cache / "weights")
+    assert fingerprint(task.model).model == fingerprint(held).model
+    count = len(made)
+    again = cells.run_request(data, folder, cache, "cat", 0, list(found), tell=lambda text: None, recovery=())
+    assert len(made) == count and {s: as_row(r) for s, r in again.items()} == {s: as_row(r) for s, r in found.items()}
+    assert found["ssd"]["cost"]["gradient_evaluations"] > 0 and "recovery" not in found["original"]
+    assert found["retrained"]["distance"]["forget"] == {"agreement": 1.0, "kl": 0.0, "by_class": {"cat": 0.0}}
+    assert found["original"]["metrics"]["retrieval_stability"] == 1.0
+
+
+def test_rows_keep_their_numbers(records, tmp_path):
+    rows = [as_row(record) for record in records[1].values()]
+    write_rows(tmp_path / "rows.csv", rows)
+    read = read_rows(tmp_path / "rows.csv")
+    assert [row["subject"] for row in read] == ["original", "retrained", "ssd"]
+    assert read[2]["kl_forget"] == pytest.approx(rows[2]["kl_forget"], rel=1e-5) and read[0]["cpu_seconds"] is None
+    assert {f"{scheme}_forget_accuracy" for scheme in bars.SCHEMES} <= set(read[0])
+    assert read[0]["recovery, 5 forget samples"] is None and read[1]["recovery, 5 forget samples"] is not None
+
+
+def row(subject, concept="cat", seed=0, **values):
+    return {"data": "cifar10", "subject": subject, "concept": concept, "seed": seed, **values}
+
+
+def rows_of(razor, slug=0.5):
+    found = []
+    for seed in (0, 1):
+        found += [row("original", seed=seed, forget_accuracy=0.8, retain_accuracy=0.6, possible_stability=0.95),
+                  row("retrained", seed=seed, forget_accuracy=0.03, retain_accuracy=0.6, retrieval_stability=0.7, **area(0.1)),
+                  row("razor", seed=seed, forget_accuracy=razor + 0.02 * seed, retain_accuracy=0.596, retrieval_stability=0.9,
+                      privacy_leakage=-0.01, kl_forget=0.5, kl_retain=0.1, agreement_forget=0.4, agreement_retain=0.8,
+                      cpu_seconds=20.0, int8_forget_accuracy=-0.004, **area(0.11)),
+                  row("slug", seed=seed, forget_accuracy=0.0, retain_accuracy=0.5, retrieval_stability=0.8, kl_forget=slug,
+                      kl_retain=0.2, agreement_forget=0.3, agreement_retain=0.7, cpu_seconds=10.0)]  # fmt: skip
+    return found
+
+
+def area(value):
+    return {"recovery, 5 forget samples": value}
+
+
+def test_bars_are_means_of_pairs_and_can_be_missed():
+    held = {bar.what: bar.held for bar in bars.verdicts(rows_of(0.04))}
+    assert held == {
+        "forget accuracy less the retrained model's": True,
+        "retain accuracy less the original's": True,
+        "retrieval stability": False,
+        "|privacy leakage|": True,
+        "forget_accuracy moved by int8": True,
+        "area of recovery, 5 forget samples less 1.1 x the retrained model's": True,
+    }
+    first = bars.verdicts(rows_of(0.05))[0]
+    assert first.mean == pytest.approx(0.03) and not first.held and "MISSED" in str(first)
+
+
+def test_the_section_says_who_is_nearer_and_at_what_time():
+    text = "\n".join(section.comparison_section("cifar10", rows_of(0.04), "figures/x.svg"))
+    assert "RAZOR is the nearest of all" in text and "SLUG 0.350" in text and "**missed**" in text
+    assert "retrieval stability would be 95.0 %" in text and "(figures/x.svg)" in text
+    text = "\n".join(section.comparison_section("cifar10", rows_of(0.04, slug=0.1)))
+    assert "SLUG came nearer than RAZOR; in no more time: SLUG" in text
+
+
+def test_the_figure_has_every_subject():
+    pytest.importorskip("matplotlib")
+    from benchmarks.quality.comparing.figure import forget_against_retain
+
+    figure = forget_against_retain("cifar10", rows_of(0.04))
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["original", "retrained", "RAZOR", "SLUG"]
+    figure.savefig(io.BytesIO())
+
+
+def test_settings_are_chosen_by_the_distance_on_validation_data(small, tmp_path, monkeypatch):
+    folder, data, made = small
+    monkeypatch.setitem(choosing.GRIDS, "ssd", [{"alpha": 1e9}, {"alpha": 0.5}])
+    monkeypatch.setattr(choosing, "far", lambda task: 1.0 if len(list((tmp_path / "choosing").glob("*"))) else 2.0)
+    choosing.choose(data, folder, tmp_path, ["ssd"], tell=lambda text: None)
+    assert made[-1] == ("cifar10", "ssd", {"alpha": 0.5})
+    count = len(made)
+    choosing.choose(data, folder, tmp_path, ["ssd"], tell=lambda text: None)
+    assert made[count:] == [made[count - 1]]
+
+
+def test_without_the_data_it_says_so(tmp_path, capsys, monkeypatch):
+    from benchmarks.quality import compare
+
+    monkeypatch.setattr(sys, "argv", ["compare", "--data", str(tmp_path)])
+    assert compare.main() == 0 and "cifar10_train_10x1000.npz" in capsys.readouterr().out
