@@ -15,6 +15,7 @@ __all__ = [
     "AllLayersConfig",
     "AscentConfig",
     "AscentThenFineTuningConfig",
+    "EsdConfig",
     "FineTuningConfig",
     "LotusConfig",
     "RandomConfig",
@@ -56,8 +57,24 @@ class SsdConfig(MethodConfig):
     """Selective Synaptic Dampening (AAAI 2024, arXiv 2308.07707): no training; weights that matter to the forget set alone
     shrink."""
 
-    alpha: float = Field(10.0, gt=0, description="a weight is dampened where its forget importance is so many times its own")
+    alpha: float = Field(
+        10.0, gt=0, description="a weight is dampened where its forget importance is over so many times that for all "
+        "data; since the forget set is part of that, only below (micro-batches of all data) / (of the forget set)"
+    )  # fmt: skip
     dampening: float = Field(1.0, gt=0, description="the paper's lambda: bounds how far it shrinks")
+
+
+class EsdConfig(TrainingConfig):
+    """ESD (ICCV 2023, arXiv 2303.07345): the told prediction is trained to point away from the concept."""
+
+    epochs: int = Field(1000, ge=1, description="the paper's iterations: a step each")
+    optimizer: Literal["sgd", "adam", "adamw"] = Field("adam", description="torch's")
+    learning_rate: float = Field(1e-5, gt=0, description="the paper's, for Stable Diffusion 1.4")
+    parameters: Literal["cross_attention", "self_attention", "all"] = Field(
+        "cross_attention", description="of the denoiser: ESD-x, ESD on self-attention, or all of it"
+    )
+    negative_guidance: float = Field(1.0, ge=0, description="the paper's eta: how far past the empty prompt the target lies")
+    erase_from: str | None = Field(None, description="prompt whose prediction is the target's anchor; default: the empty one")
 
 
 class LotusConfig(TrainingConfig):
@@ -111,6 +128,7 @@ CONFIGS = {
     "slug": SlugConfig,
     "salun": SalunConfig,
     "ssd": SsdConfig,
+    "esd": EsdConfig,
     "lotus": LotusConfig,
     "ga": AscentConfig,
     "ft": FineTuningConfig,

@@ -51,9 +51,10 @@ class RunProgress:
 
     @classmethod
     def of(cls, task, config, console=None, **options):
-        """For a Task and a RazorConfig."""
+        """For a Task and the settings of a method."""
         return cls(console, forget_metric=task.forget_metric, retain_metrics=task.retain_metrics,
-                   forget_target=config.forget_target, max_rounds=config.max_rounds, max_probes=config.max_probes,
+                   forget_target=config.forget_target, max_rounds=getattr(config, "max_rounds", None),
+                   max_probes=getattr(config, "max_probes", None),
                    **options)  # fmt: skip
 
     def __enter__(self):
@@ -123,6 +124,14 @@ class RunProgress:
     def _StepRejected(self, event: events.StepRejected):
         self.tried = {}
         self._say(f"  no step {event.reason}", style="yellow")
+
+    def _Trained(self, event: events.Trained):
+        self.activity = f"{event.phase}, step {event.step} of {event.steps}"
+        losses = ", ".join(f"{name} {value:.4g}" for name, value in event.losses.items())
+        if event.step == event.steps:
+            self._say(f"trained   {event.phase}: {event.steps} steps; last losses: {losses}")
+        else:
+            self._detail(f"  step    {event.step} of {event.steps}: {losses}")
 
     def _RoundEnded(self, event: events.RoundEnded):
         self.now, self.unit, self.activity = event.metrics, None, "saving"

@@ -104,6 +104,18 @@ def test_the_same_command_again_ends_in_the_same_edit(home, finished):
     assert (home / "again" / "edit.safetensors").read_bytes() == before
 
 
+@pytest.mark.parametrize("method", ["slug", "{name: salun, epochs: 1, learning_rate: 0.001}", "{name: ssd, alpha: 1.2}"])
+def test_any_method_runs_from_the_same_file(home, tmp_path, method):
+    settings = YAML.replace("razor: {max_rounds: 3, retain_tolerance: 0.1}", f"method: {method}")
+    (home / "other.yaml").write_text(settings)
+    done = good("unlearn", home / "other.yaml", "-o", tmp_path / "run")
+    assert "edit:" in done.stdout and "report:" in done.stdout
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["method"] in method and result["totals"]["gradient_evaluations"] > 0
+    assert {r["event"] for r in read_log(tmp_path / "run" / "log.jsonl")} >= {"RunStarted", "RunEnded"}
+    assert load_edit(tmp_path / "run" / "edit.safetensors").manifest.configuration["method"] == result["method"]
+
+
 def test_inspect(finished):
     folder, _ = finished
     edit = load_edit(folder / "edit.safetensors")

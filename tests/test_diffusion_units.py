@@ -232,7 +232,8 @@ def test_the_parts_of_a_u_net():
         elif part == "denoiser":
             assert {name for name, unit in found.items()} == {unit.name for unit in every if unit.tower == "unet"}
         else:
-            assert set(found) == {unit.name for unit in every if ".attn2." in unit.name and unit.tower == "unet"}
+            mark = {"cross_attention": ".attn2.", "self_attention": ".attn1."}[part]
+            assert set(found) == {unit.name for unit in every if mark in unit.name and unit.tower == "unet"}
 
 
 @pytest.mark.parametrize("kind", ["sd3", "sd3.5", "flux"])
@@ -248,11 +249,19 @@ def test_cross_attention_of_an_mmdit_is_its_context_stream(kind):
     assert layers == {n for n in names(model) if re.search(r"\.(add_[qkv]_proj|to_add_out)\.weight$", n)}
 
 
+@pytest.mark.parametrize("kind", ["sd3", "sd3.5", "flux"])
+def test_self_attention_of_an_mmdit_is_its_image_stream(kind):
+    model = built(kind)
+    patterns = editable_part("self_attention", names(model))
+    layers = {unit.name for unit in find_units(model, heads=False, include=patterns.include)}
+    assert layers == {n for n in names(model) if re.search(r"\.attn2?\.(to_[qkv]|to_out\.0)\.weight$", n)}
+
+
 def test_parts_are_joined():
     model = built("sd")
     both = editable_part(("text_encoders", "cross_attention"), names(model))
     assert {unit.tower for unit in find_units(model, include=both.include)} == {"text_encoder", "unet"}
-    assert editable_part(PARTS, names(model)).include == ("text_encoder.*", "unet.*.attn2.*", "unet.*")
+    assert editable_part(PARTS, names(model)).include == ("text_encoder.*", "unet.*.attn2.*", "unet.*.attn1.*", "unet.*")
 
 
 def test_parts_that_are_not_there():
@@ -260,7 +269,7 @@ def test_parts_that_are_not_there():
         editable_part("text encoder", names(built("sd")))
     with pytest.raises(ConfigError, match="is nothing"):
         editable_part((), names(built("sd")))
-    with pytest.raises(ConfigError, match="holds unet; choose among cross_attention, denoiser"):
+    with pytest.raises(ConfigError, match="holds unet; choose among cross_attention, self_attention, denoiser"):
         editable_part("text_encoders", names(built("sd2")))
 
 

@@ -216,3 +216,41 @@ def test_no_torch_is_needed(write):
     code = "import sys; from razor_fast.run_config import load_run_config as l; l(sys.argv[1]); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code, str(write(SMALL))], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(
+    "text, kind, given",
+    [
+        ("method: slug", "SlugConfig", {}),
+        ("method: {name: salun, mask_share: 0.2, epochs: 3, exclude: ['*.bias']}", "SalunConfig",
+         {"mask_share": 0.2, "epochs": 3, "exclude": ("*.bias",)}),
+        ("method: {name: all_layers, max_rounds: 2}", "AllLayersConfig", {"max_rounds": 2, "selection": "all"}),
+        ("method: razor", "RazorConfig", {}),
+    ],
+)  # fmt: skip
+def test_another_method_is_named_with_its_settings(write, text, kind, given):
+    config = load_run_config(write(SMALL + "seed: 5\n" + text + "\n")).method_config()
+    assert type(config).__name__ == kind and config.seed == 5
+    assert {name: getattr(config, name) for name in given} == given
+
+
+def test_a_method_can_be_overridden(write):
+    path = write(SMALL + "method: ssd\n")
+    assert load_run_config(path, ["method.alpha=3", "method.seed=2"]).method_config().model_dump()["alpha"] == 3
+    assert load_run_config(path, ["method.name=ga"]).method.name == "ga"
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("method: {name: sslug}", r"line 5: method\.name: input should be 'razor', 'slug'"),
+        ("method: {name: ssd, alhpa: 3}", r"line 5: method: alhpa: unknown option; did you mean alpha\?"),
+        ("method: {name: ssd, alpha: -3}", r"alpha: Input should be greater than 0"),
+        ("method: {name: ssd, mask_share: 1}", r"mask_share: unknown option; the method ssd takes seed, include"),
+        ("method: {alpha: 3}", r"RAZOR's settings stand in the section razor"),
+        ("method: retrain", r"method\.name: input should be"),
+        ("method: slug\nrazor: {alpha: 1}", r"razor\.alpha does nothing with the method slug"),
+    ],
+)
+def test_a_method_that_cannot_be_is_refused(write, text, message):
+    assert re.search(message, refused(write(SMALL + text + "\n")))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from ..config import RazorConfig
 from ..data import open_source
 from ..data.concepts import caption_matcher
 from ..errors import DataError, ModelError
@@ -18,6 +19,7 @@ from ..families.diffusion_prompts import Prompts, read_prompts
 from ..families.image_classifier import timm_classifier, train_classifier
 from ..families.image_quality import ImageQuality
 from ..families.loading import choose_device
+from ..method_config import SlugConfig
 from ..run_config import DiffusionRunConfig
 from ..units import find_units
 
@@ -127,10 +129,16 @@ def _drawing(section):
 
 
 def editable_units(config: DiffusionRunConfig, task: DiffusionTask):
-    """The Units to choose from: those of task.editable, unless razor.include names patterns of its own."""
-    razor = config.razor
+    """The Units to choose from: those of task.editable, unless the method's include names patterns of its own. Methods that train
+    take the biases along; razor and slug leave out what SLUG does."""
+    method = config.method_config()
     parts = editable_part(config.task.editable, [name for name, _ in task.model.named_parameters()])
+    chooses = isinstance(method, (RazorConfig, SlugConfig))
+    exclude = (parts.exclude if chooses else ()) if method.exclude is None else method.exclude
+    include = method.include or parts.include
+    if not isinstance(method, RazorConfig):
+        return find_units(task.model, heads=False, include=include, exclude=exclude)
     return find_units(
-        task.model, layers=razor.layers, heads=razor.heads, include=razor.include or parts.include,
-        exclude=parts.exclude if razor.exclude is None else razor.exclude, split_groups=razor.split_groups,
+        task.model, layers=method.layers, heads=method.heads, include=include, exclude=exclude,
+        split_groups=method.split_groups,
     )  # fmt: skip

@@ -36,14 +36,16 @@ def run_unlearn(path: Path, overrides, output: Path | None, *, quiet=False, prob
     from ..run_directory import check_run_folder
 
     resumes, existed = check_run_folder(output), output.exists()
-    (task, units), razor = prepare(config, phase), config.razor_config()
+    (task, units), settings = prepare(config, phase), config.method_config()
     from ..methods import unlearn
     from ..progress import RunProgress
 
-    progress = RunProgress.of(task, razor, phase.console, details=probes) if phase.console is not None else None
+    progress = RunProgress.of(task, settings, phase.console, details=probes) if phase.console is not None else None
     try:
         with progress or nullcontext():
-            outcome = unlearn(task, razor, run_directory=output, units=units, on_event=progress)
+            outcome = unlearn(
+                task, settings, method=config.method.name, run_directory=output, units=units, on_event=progress
+            )
     except KeyboardInterrupt:
         _say_interrupted(output)
         raise typer.Exit(130) from None

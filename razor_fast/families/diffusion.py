@@ -22,6 +22,7 @@ from .diffusion_model import adapter_for
 from .diffusion_noise import noise_process, stratified
 from .diffusion_report import report_sections, take_snapshot
 from .diffusion_text import TextCache, pooled_features, unknown_everywhere
+from .diffusion_training import OBJECTIVES, erasing_losses, erasures, training_losses
 
 __all__ = ["DiffusionTask", "Drawing", "FULL", "QUICK"]
 
@@ -208,6 +209,21 @@ class DiffusionTask:
                 found = self.adapter.predict(noisy, timesteps, self.texts([captions[r] for r in chunk]))
                 loss = losses.prediction_loss(found, target)
             yield self._said(weight * loss * (len(chunk) / wanted), side)
+
+    def training_losses(self, objective, epoch, seed):
+        """See families.task.Trains; the losses stand in diffusion_training.py."""
+        return training_losses(self, objective, epoch, seed)
+
+    def training_batches(self, objective):
+        return -(-len(self.latents[OBJECTIVES[objective]]) // self.batch_size)
+
+    def erasures(self, count, seed, epoch, **options):
+        """What ESD steers by; see diffusion_training.erasures."""
+        return erasures(self, count, seed, epoch, **options)
+
+    def erasing_losses(self, places):
+        """ESD's loss at each of `erasures`."""
+        return erasing_losses(self, places)
 
     def _alignment(self):
         with self._computing("forget"):

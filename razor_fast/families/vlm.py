@@ -19,6 +19,7 @@ from .vlm_checkpointing import Checkpointing
 from .vlm_model import VlmAdapter
 from .vlm_parts import freeze_all_but
 from .vlm_report import report_sections, take_snapshot
+from .vlm_training import OBJECTIVES, training_losses
 
 __all__ = ["VlmTask"]
 
@@ -164,6 +165,13 @@ class VlmTask:
             share = len(chunk) / len(chosen)  # the last batch may be smaller: each question weighs the same
             for loss in self._losses_of(side, chunk):
                 yield loss * share
+
+    def training_losses(self, objective, epoch, seed):
+        """See families.task.Trains; the losses stand in vlm_training.py."""
+        return training_losses(self, objective, epoch, seed)
+
+    def training_batches(self, objective):
+        return -(-len(self.parts[OBJECTIVES[objective]]) // self.batch_size)
 
     def _losses_of(self, side, questions):
         lower = "task.batch_size, or turn on task.gradient_checkpointing, or use bf16 weights, or a model.device_map"

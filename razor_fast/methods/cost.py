@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 __all__ = ["Cost", "counted"]
 
-LOSSES = ("losses", "training_losses", "class_logits")  # what a Task hands out to be backpropagated
+LOSSES = ("losses", "training_losses", "class_logits", "erasing_losses")  # what a Task hands out to be backpropagated
 
 
 class Cost:

@@ -54,6 +54,7 @@ METHODS = {
         Method("slug", "slug.run"),
         Method("salun", "salun.run"),
         Method("ssd", "ssd.run"),
+        Method("esd", "esd.run", ("diffusion",), "it trains what a denoiser predicts for a prompt"),
         Method("lotus", "lotus.run", ("clip",), "it blurs class probabilities, which a generator of images or text has none of"),
         Method("ga", "gradient.run_ascent"),
         Method("ft", "gradient.run_fine_tuning"),

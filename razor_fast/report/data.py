@@ -85,7 +85,7 @@ class Request(_Part):
 
 
 class Outcome(_Part):
-    """`name`: target_met, already_met, no_progress, max_rounds, no_unit, or "" where the run has not ended."""
+    """`name`: target_met, already_met, no_progress, max_rounds, no_unit, finished, or "" where the run has not ended."""
 
     name: str = ""
     message: str = ""

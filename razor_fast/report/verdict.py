@@ -68,7 +68,7 @@ def judge(data: ReportData) -> Verdict:
 
     label = words.OUTCOMES.get(name, f"Outcome: {words.clean(name).replace('_', ' ')}")
     state = {"target_met": "good", "already_met": "none", "no_unit": "bad", "no_progress": "bad",
-             "max_rounds": "bad"}.get(name, "none")  # fmt: skip
+             "max_rounds": "bad", "finished": "bad"}.get(name, "none")  # fmt: skip
     if state == "good" and problems:
         state, label = "mixed", "Target met on validation, not in full on test"
     elif state == "good" and (unlearned is None or unlearned.metrics.get(metric) is None):

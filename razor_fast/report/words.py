@@ -72,6 +72,7 @@ OUTCOMES = {
     "no_progress": "Target not met",
     "max_rounds": "Target not met",
     "no_unit": "Nothing was changed",
+    "finished": "Ran to its end, target or tolerances missed",
     "": "Run not finished",
 }
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from .sections import DataSection, Device, Lines, Name, RazorSection, Run, Section
+from .sections import DataSection, Device, Lines, MethodSection, Name, RazorSection, Run, Section
 
 __all__ = ["ModelSection", "RunConfig", "TaskSection"]
 
@@ -76,7 +76,8 @@ class RunConfig(Run):
         None, description="a model trained without the concept: the yardstick of privacy_leakage"
     )
     task: TaskSection = Field(default_factory=TaskSection, description="batches")
-    razor: RazorSection = Field(default_factory=RazorSection, description="the method")
+    razor: RazorSection = Field(default_factory=RazorSection, description="RAZOR, the method unless another is named")
+    method: MethodSection = Field(default_factory=MethodSection, description="another method, by name (docs/methods.md)")
     output: Name | None = Field(None, description="folder of the run; an interrupted run goes on in it")
     seed: int = Field(0, ge=0, description="governs parts, batches and everything else that is drawn")
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from .sections import Device, Lines, Name, RazorSection, Run, Section, SourceSection
+from .sections import Device, Lines, MethodSection, Name, RazorSection, Run, Section, SourceSection
 
 __all__ = ["DiffusionRunConfig", "PipelineSection"]
 
@@ -76,7 +76,7 @@ class EvaluationSection(Section):
 class DiffusionTaskSection(Section):
     """What is edited, losses and batches."""
 
-    editable: tuple[Literal["text_encoders", "cross_attention", "denoiser"], ...] = Field(
+    editable: tuple[Literal["text_encoders", "cross_attention", "self_attention", "denoiser"], ...] = Field(
         ("text_encoders", "cross_attention"), min_length=1, description="parts of the pipeline that may be edited; "
         "razor.include, where given, takes their place"
     )  # fmt: skip
@@ -127,7 +127,8 @@ class DiffusionRunConfig(Run):
         None, description="a pipeline trained without the concept, as a yardstick"
     )
     task: DiffusionTaskSection = Field(default_factory=DiffusionTaskSection, description="losses and batches")
-    razor: RazorSection = Field(default_factory=RazorSection, description="the method")
+    razor: RazorSection = Field(default_factory=RazorSection, description="RAZOR, the method unless another is named")
+    method: MethodSection = Field(default_factory=MethodSection, description="another method, by name (docs/methods.md)")
     output: Name | None = Field(None, description="folder of the run; an interrupted run goes on in it")
     seed: int = Field(0, ge=0, description="governs parts, batches and everything else that is drawn")
 

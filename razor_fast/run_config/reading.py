@@ -105,8 +105,8 @@ def override(tree: dict[str, Any], text: str) -> dict[str, Any]:
             base[name] = extra[name]
             return base
         old = base.get(name)
-        if isinstance(old, (str, list)):  # the short form of a source is its path
-            old = {"path": old}
+        if isinstance(old, (str, list)):  # the short form of a source is its path, of the method its name
+            old = {"name" if name == "method" else "path": old}
         base[name] = put(old if isinstance(old, dict) else {}, extra[name], rest)
         return base
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
 from pathlib import Path
@@ -18,14 +19,16 @@ from pydantic import (
     model_validator,
 )
 
-from ..config import RazorConfig, Strict
+from ..config import MethodConfig, RazorConfig, Strict
 from ..errors import ConfigError
+from ..method_config import CONFIGS
 from .messages import describe
 
 __all__ = [
     "PART_NAMES",
     "Device",
     "Lines",
+    "MethodSection",
     "Name",
     "RazorSection",
     "DataSection",
@@ -36,6 +39,7 @@ __all__ = [
 ]
 
 PART_NAMES = ("train", "validation", "test")
+METHOD_NAMES = tuple(name for name in CONFIGS if name != "retrain")  # whose recipe is a function: it has no YAML
 
 
 def read_lines(value):
@@ -82,6 +86,38 @@ class RazorSection(RazorConfig):
         BaseModel.__init__(self, **options)
 
     __init__.__pydantic_base_init__ = True
+
+
+class MethodSection(Section):
+    """Which method, and its settings beside its name. In short form, the name alone. RAZOR's settings stand in `razor`."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=())
+
+    name: Literal[METHOD_NAMES] = Field("razor", description="docs/methods.md has each with its settings")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, value):
+        return {"name": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _known(self):
+        if self.name == "razor":
+            if self.model_extra:
+                raise ValueError(f"{next(iter(self.model_extra))}: RAZOR's settings stand in the section razor")
+        else:
+            self.settings()
+        return self
+
+    def settings(self, **defaults):
+        """The method's configuration; `defaults` where the file says nothing. Raises ValueError naming the option."""
+        known = CONFIGS[self.name].model_fields
+        for option in self.model_extra:
+            if option not in known:
+                near = difflib.get_close_matches(option, known, n=1)
+                hint = f"did you mean {near[0]}?" if near else f"the method {self.name} takes {', '.join(known)}"
+                raise ValueError(f"{option}: unknown option; {hint}")
+        return CONFIGS[self.name](**{**defaults, **self.model_extra})
 
 
 class SourceSection(Section):
@@ -215,6 +251,17 @@ class Run(Section):
         if not value.strip():
             raise ValueError("the name is empty; name the class, object, person or style to forget")
         return value.strip()
+
+    @model_validator(mode="after")
+    def _one_method(self):
+        if self.method.name != "razor" and self.razor.model_fields_set:
+            option = sorted(self.razor.model_fields_set)[0]
+            raise ValueError(f"razor.{option} does nothing with the method {self.method.name}; its settings stand in method")
+        return self
+
+    def method_config(self) -> MethodConfig:
+        """The settings of the run's method, with the run's seed unless it was given one."""
+        return self.razor_config() if self.method.name == "razor" else self.method.settings(seed=self.seed)
 
     def razor_config(self) -> RazorConfig:
         """The method's settings, with the run's seed unless razor.seed was given."""

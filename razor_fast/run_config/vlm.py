@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from .sections import PART_NAMES, Device, Name, RazorSection, Run, Section
+from .sections import PART_NAMES, Device, MethodSection, Name, RazorSection, Run, Section
 
 __all__ = ["QuestionsSection", "VlmRunConfig", "VlmSection"]
 
@@ -169,7 +169,8 @@ class VlmRunConfig(Run):
     evaluation: VlmEvaluationSection = Field(default_factory=VlmEvaluationSection, description="answers, made and judged")
     reference: VlmSection | None = Field(None, description="a model trained without the concept, as a yardstick")
     task: VlmTaskSection = Field(default_factory=VlmTaskSection, description="what is edited, losses, batches")
-    razor: RazorSection = Field(default_factory=RazorSection, description="the method")
+    razor: RazorSection = Field(default_factory=RazorSection, description="RAZOR, the method unless another is named")
+    method: MethodSection = Field(default_factory=MethodSection, description="another method, by name (docs/methods.md)")
     output: Name | None = Field(None, description="folder of the run; an interrupted run goes on in it")
     seed: int = Field(0, ge=0, description="governs parts, batches and everything else that is drawn")
 
