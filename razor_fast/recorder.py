@@ -1,22 +1,26 @@
-"""Scores out of anyone's backward pass: keeps the gradients of each side, reduces both in one fused pass.
+"""Scores out of anyone's backward pass, in three modes that give the same scores and take different memory.
 
-Works inside any training stack: it only reads `.grad` after the user's own `backward()`, and gives back whatever
-`.grad` held before. No hook is installed, so none can survive an exception. Calls `ops.segment_stats`; the next piece
-is `selection.py`.
+`ScoreRecorder` works inside any training stack, around the user's own `backward()`; `score` runs the passes itself. Both give
+back whatever `.grad` and requires_grad were, also when something raises, and leave no hook behind. The pieces are in recording/;
+which mode takes what is in docs/memory.md. The next piece is `selection.py`.
 """
 
+import warnings
 from contextlib import contextmanager
 
-import torch
-
-from . import ops
-from .errors import FrozenParameterError, NoGradientError, NonFiniteError, RecordingError
-from .memory import memory_advice
+from .errors import ConfigError, FrozenParameterError, RecordingError
+from .recording.buffers import Buffers
+from .recording.drawing import backward_all
+from .recording.graph import can_align
+from .recording.lockstep import Lockstep
+from .recording.running import run
+from .recording.stream import Stream
 from .scoring import ScoreTable
 
-__all__ = ["ScoreRecorder", "score"]
+__all__ = ["MODES", "ScoreRecorder", "backward_all", "score"]
 
 SIDES = ("forget", "retain", "mismatch")
+MODES = {"buffers": Buffers, "stream": Stream, "lockstep": Lockstep}
 
 
 class ScoreRecorder:
@@ -29,18 +33,36 @@ class ScoreRecorder:
                 forget_loss.backward()
         scores = recorder.scores(alpha=0.5)
 
-    The sides may be recorded in any order and over several `with` blocks. `recorder.mismatch()` records a third
-    gradient for the step; scores do not use it. A block that raises leaves earlier recordings and every `.grad` as
-    they were.
+    mode "buffers": both gradients are kept, and `gradients(side)` gives them. The sides may be recorded in any order and over
+    several `with` blocks. `recorder.mismatch()` records a third gradient for the step; scores do not use it.
+
+    mode "stream": retain first, then forget. g_f is reduced against g_r and freed as it comes, so that one gradient is kept, in
+    `retain_dtype`. All forget blocks but the last are opened with `recorder.forget(last=False)`.
+
+    mode "lockstep": no gradient is kept. The losses are computed in their blocks, where the model stands on leaves of their own,
+    and one backward runs over both:
+
+            with recorder.retain():
+                retain_loss = ...
+            with recorder.forget():
+                forget_loss = ...
+            with recorder.backward(forget_loss, retain_loss):
+                (forget_loss + retain_loss).backward()
+
+    A block that raises leaves earlier recordings and every `.grad` as they were; in modes that consume, the block that is
+    consumed starts anew.
 
     freeze_others=True sets requires_grad=False on every parameter outside the units inside each block, so that their
-    gradients are never formed; the forward pass must then run inside the block.
+    gradients are never formed; the forward pass must then run inside the block. Lockstep always does.
+    hold: names of parameters whose gradient comes in several pieces of one backward (reentrant checkpointing of a module that is
+    used twice): theirs is reduced at the end.
 
-    Raises FrozenParameterError (a unit's parameter has requires_grad=False), ModelError (units of another model),
-    RecordingError (scores asked before both sides were recorded, blocks nested).
+    Raises FrozenParameterError (a unit's parameter has requires_grad=False), ModelError (units of another model), ConfigError (a
+    mode that is none), RecordingError (scores asked before both sides were recorded, blocks nested, sides out of order, a model
+    that another tool's hooks hold).
     """
 
-    def __init__(self, model, units, *, freeze_others=False):
+    def __init__(self, model, units, *, mode="buffers", freeze_others=False, retain_dtype=None, hold=()):
         units.check_model(model)
         frozen = [name for name, p in units.parameters.items() if not p.requires_grad]
         if frozen:
@@ -48,8 +70,18 @@ class ScoreRecorder:
                 f"{len(frozen)} parameters of the units are frozen (first: {frozen[0]}); "
                 "call requires_grad_(True) on them, or build the units with find_units(model, skip_frozen=True)"
             )
-        self.model, self.units, self.freeze_others = model, units, freeze_others
-        self._gradients = {}
+        if mode not in MODES:
+            raise ConfigError(f"mode is {mode!r}; expected one of {', '.join(map(repr, MODES))}")
+        if retain_dtype is not None and mode != "stream":
+            raise ConfigError(f"retain_dtype is of mode 'stream', which keeps g_r; the mode is {mode!r}")
+        unknown = next((name for name in hold if name not in units.parameters), None)
+        if unknown is not None:
+            raise ConfigError(f"hold names {unknown!r}, which is no parameter of the units")
+        self.model, self.units, self.mode = model, units, mode
+        options = {"buffers": {"freeze_others": freeze_others}, "lockstep": {"hold": hold}}.get(
+            mode, {"freeze_others": freeze_others, "retain_dtype": retain_dtype, "hold": hold}
+        )
+        self._recording = MODES[mode](model, units, **options)
         self._open = None
 
     def __enter__(self):
@@ -58,132 +90,103 @@ class ScoreRecorder:
     def __exit__(self, *exc_info):
         return False
 
-    def forget(self):
-        """Context: backward passes inside accumulate into g_f, the gradient of the forget loss (not negated)."""
-        return self._record("forget")
+    def forget(self, last=True):
+        """Context: the gradient of the forget loss (not negated), g_f. last: see the modes above."""
+        return self._record("forget", last)
 
-    def retain(self):
-        """Context: backward passes inside accumulate into g_r."""
-        return self._record("retain")
+    def retain(self, last=True):
+        """Context: the gradient of the retain loss, g_r."""
+        return self._record("retain", last)
 
     def mismatch(self):
-        """Context: backward passes inside accumulate into g_m (used by the step, not by the scores)."""
-        return self._record("mismatch")
+        """Context: g_m, used by the step and not by the scores; mode "buffers" only."""
+        return self._record("mismatch", True)
 
     @contextmanager
-    def _record(self, side):
-        if self._open:
-            raise RecordingError(
-                f"recorder.{side}() was opened inside recorder.{self._open}(); close one before the other"
-            )
-        self.units.wrapping.settle()
-        everything = list(self.model.parameters())
-        wanted = set(map(id, self.units.parameters.values()))
-        saved = [(p, p.grad, p.requires_grad) for p in everything]
+    def _record(self, side, last):
+        self._refuse_open(f"{side}() was opened")
         self._open = side
         try:
-            for p in everything:
-                p.grad = None
-                if self.freeze_others and id(p) not in wanted and not self.units.wrapping.replicas:
-                    p.requires_grad_(False)
-            yield self
-            self.units.wrapping.settle()
-            layout = self.units.layout
-            fresh = {name: layout.gradient(p, p.grad) for name, p in self.units.parameters.items()}
-            if all(g is None for g in fresh.values()):
-                raise NoGradientError(
-                    f"no parameter of the units received a gradient inside recorder.{side}(): call backward() inside the "
-                    "block, on a loss that depends on the model"
-                )
-            self._add(side, fresh)
+            with self._recording.block(side, last):
+                yield self
         finally:
             self._open = None
-            for p, grad, requires_grad in saved:
-                p.requires_grad_(requires_grad)
-                p.grad = grad
 
-    def _add(self, side, fresh):
-        held = self._gradients.get(side)
-        if held is None:
-            self._gradients[side] = {name: None if g is None else _dense(g) for name, g in fresh.items()}
-            return
-        for name, gradient in fresh.items():
-            if gradient is not None:
-                held[name] = _dense(gradient) if held[name] is None else held[name].add_(_dense(gradient))
+    @contextmanager
+    def backward(self, forget_losses, retain_losses):
+        """Context of mode "lockstep": one backward over the losses of both sides (a scalar each, or lists) runs inside."""
+        if self.mode != "lockstep":
+            raise RecordingError(f"recorder.backward() is of mode 'lockstep'; with {self.mode!r} call backward() in the blocks")
+        self._refuse_open("backward() was opened")
+        with self._recording.backward(_listed(forget_losses), _listed(retain_losses)):
+            yield self
+
+    def _refuse_open(self, what):
+        if self._open:
+            raise RecordingError(f"recorder.{what} inside recorder.{self._open}(); close one before the other")
 
     def gradients(self, side):
-        """dict parameter name -> gradient (the parameter's shape) or None where that side does not reach it."""
+        """dict parameter name -> gradient (the parameter's shape) or None where that side does not reach it; mode "buffers"."""
         if side not in SIDES:
             raise RecordingError(f"side {side!r} is unknown; expected one of {SIDES}")
-        if side not in self._gradients:
+        if self.mode != "buffers":
+            raise RecordingError(
+                f"mode {self.mode!r} keeps no gradients; ask for directions, or record the chosen units alone in mode 'buffers' "
+                "with freeze_others=True"
+            )
+        self._require(side)
+        return self._recording.gradients[side]
+
+    def _require(self, side):
+        if not self.recorded(side):
             raise RecordingError(
                 f"the {side} gradient was never recorded; run backward() inside `with recorder.{side}():`"
             )
-        return self._gradients[side]
 
     def recorded(self, side):
-        return side in self._gradients
+        return self._recording.recorded(side)
 
     def clear(self):
         """Forget what was recorded, to score again on updated weights."""
-        self._gradients = {}
+        self._recording.clear()
 
     def scores(self, alpha=0.5, eps=1e-12):
-        """ScoreTable of all units: one read of theta, g_f and g_r. See scoring.phi_from_sums for alpha and eps."""
+        """ScoreTable of all units. See scoring.phi_from_sums for alpha and eps."""
         if self._open:
             raise RecordingError(f"scores() was called inside recorder.{self._open}(); call it after the block")
-        forget, retain = self.gradients("forget"), self.gradients("retain")
-        layout = self.units.layout
-        theta = layout.local(self.units.parameters)
-        sums = layout.sum(ops.segment_stats(theta, list(forget.values()), list(retain.values()), self.units.counted))
+        self._require("forget")
+        self._require("retain")
+        sums = self._recording.sums()
+        if sums is None:
+            raise RecordingError(f"mode {self.mode!r} waits for its last backward; ScoreRecorder says in which order blocks go")
         return ScoreTable(self.units, sums, alpha=alpha, eps=eps)
 
 
-LOWER = "the batch size, edit fewer parameters, or turn on gradient checkpointing where the family has it"
+def _listed(losses):
+    return list(losses) if isinstance(losses, (list, tuple)) else [losses]
 
 
-def _dense(gradient):
-    gradient = gradient.detach()
-    return gradient.to_dense() if gradient.is_sparse else gradient
-
-
-def backward_all(losses, side):
-    """backward() on each micro-batch loss of an iterable, or on one scalar. Returns the sum of their values (float).
-
-    Raises NonFiniteError, before its backward, for a loss that is NaN or infinite; RecordingError for no micro-batch, for
-    a loss that is no scalar, and for one that depends on no trainable parameter.
-    """
-    total, count = 0.0, 0
-    for loss in [losses] if isinstance(losses, torch.Tensor) else losses:
-        if loss.numel() != 1:
-            raise RecordingError(
-                f"the {side} loss of micro-batch {count} has shape {list(loss.shape)}; expected a scalar: take its mean"
-            )
-        value = loss.item()
-        if value != value or value in (float("inf"), float("-inf")):
-            raise NonFiniteError(
-                f"the {side} loss of micro-batch {count} is {value}; look at its samples and at the dtype"
-            )
-        if not loss.requires_grad:
-            raise NoGradientError(f"the {side} loss does not depend on any trainable parameter of the model")
-        with memory_advice(f"computing gradients of the {side} loss", LOWER):
-            loss.backward()
-        total, count = total + value, count + 1
-    if not count:
-        raise RecordingError(f"the {side} loss gave no micro-batch")
-    return total
-
-
-def score(model, units, forget_loss, retain_loss, *, alpha=0.5, eps=1e-12):
+def score(
+    model, units, forget_loss, retain_loss, *, mode="buffers", alpha=0.5, eps=1e-12, retain_dtype=None, hold=(),
+    micro_batches="accumulate",
+):  # fmt: skip
     """Score all units of a model from two losses.
 
     forget_loss, retain_loss: callables without arguments that run the model and return a scalar loss, or an iterable
-    of micro-batch losses (each is backpropagated before the next is drawn; weight them so that they add up to the
-    loss meant). Returns a ScoreTable. Raises what ScoreRecorder raises, and NonFiniteError for a NaN or infinite loss.
+    of micro-batch losses (weight them so that they add up to the loss meant). The retain loss is computed first.
+    mode: "buffers" (two gradients of the model at the peak), "stream" (one) or "lockstep" (none); see ScoreRecorder.
+    micro_batches: what modes that consume do with several: "accumulate" sums all but the last, which takes a gradient a
+    side; "together" (lockstep) holds all their graphs and runs one backward, which takes their activations; "separate" (lockstep)
+    takes the sums of each pair of micro-batches and extrapolates: an approximation, see docs/memory.md.
+    Returns a ScoreTable. Raises what ScoreRecorder raises, and NonFiniteError for a NaN or infinite loss.
     """
-    with ScoreRecorder(model, units, freeze_others=True) as recorder:
-        with recorder.retain():
-            backward_all(retain_loss(), "retain")
-        with recorder.forget():
-            backward_all(forget_loss(), "forget")
-        return recorder.scores(alpha=alpha, eps=eps)
+    if mode == "lockstep" and not can_align():
+        warnings.warn(
+            "this torch does not let graphs be aligned (no Node._set_sequence_nr), so that mode 'lockstep' would hold a whole "
+            "gradient and two graphs; it falls back to mode 'stream'",
+            stacklevel=2,
+        )
+        mode, micro_batches = "stream", "accumulate"
+    recorder = ScoreRecorder(model, units, mode=mode, freeze_others=True, retain_dtype=retain_dtype, hold=hold)
+    sums = run(recorder._recording, forget_loss, retain_loss, micro_batches)
+    return ScoreTable(units, sums, alpha=alpha, eps=eps)

@@ -1,0 +1,142 @@
+"""Pairs of gradients -> the four sums of every unit, a group of parameters at a time. Calls ops.segment_stats."""
+
+from weakref import WeakKeyDictionary
+
+import torch
+
+from .. import ops
+from ..matrix import matrix_shape
+from ..plan import Plan
+
+__all__ = ["Flight", "PairSums", "bytes_of"]
+
+GROUP_SHARE = 0.01  # of all elements: a group is reduced when it holds so many,
+LARGEST_GROUP = 1 << 23  # or so many: enough to fill any device
+
+
+def bytes_of(tensor):
+    """Bytes of a gradient, sparse or dense; 0 for None."""
+    if tensor is None:
+        return 0
+    if tensor.is_sparse:
+        return sum(t.numel() * t.element_size() for t in (tensor._indices(), tensor._values()))
+    return tensor.numel() * tensor.element_size()
+
+
+class Flight:
+    """Bytes of gradients that have arrived and are not yet freed: now, and the most there were."""
+
+    def __init__(self):
+        self.now = self.peak = 0
+
+    def add(self, count):
+        self.now += count
+        self.peak = max(self.peak, self.now)
+
+
+class PairSums:
+    """float64 [U, 4] of all units (theta^2, g_f^2, g_r^2, g_f.g_r), fed a parameter at a time.
+
+    theta: dict name -> tensor of each parameter of the units. What is given to `add` is held until its group is full; then it
+    is reduced and let go. on_reduced(names, pairs): called after each group, before its gradients go.
+    """
+
+    def __init__(self, units, theta, flight, on_reduced=None):
+        self.units, self.theta, self.flight, self.on_reduced = units, theta, flight, on_reduced
+        total = sum(p.numel() for p in units.parameters.values())
+        self.limit = min(LARGEST_GROUP, max(1, int(GROUP_SHARE * total)))
+        self.totals, self._pending = {}, {}
+
+    def add(self, name, forget, retain):
+        """The whole gradients of one parameter, either None where that side does not reach it. Dropped once reduced."""
+        if forget is not None and forget.is_sparse or retain is not None and retain.is_sparse:
+            forget, retain = self._add_sparse(name, forget, retain)
+        device = self.theta[name].device
+        group = self._pending.setdefault(device, {})
+        group[name] = forget, retain
+        if sum(self.theta[n].numel() for n in group) >= self.limit:
+            self._reduce(device)
+
+    def finish(self):
+        """The sums of all units, on the device of the first parameter."""
+        for device in list(self._pending):
+            self._reduce(device)
+        first = next(iter(self.theta.values())).device
+        found = torch.zeros(len(self.units), 4, dtype=torch.float64, device=first)
+        for total in self.totals.values():
+            found += total.to(first)
+        return found
+
+    def _total(self, device):
+        if device not in self.totals:
+            self.totals[device] = torch.zeros(len(self.units), 4, dtype=torch.float64, device=device)
+        return self.totals[device]
+
+    def _reduce(self, device):
+        group = self._pending.pop(device)
+        plan, index = _group_plan(self.units, tuple(group))
+        columns = [list(column) for column in zip(*((self.theta[n].detach(), f, r) for n, (f, r) in group.items()))]
+        sums = ops.segment_stats(*columns, plan)
+        self._total(device).index_add_(0, index.to(device), sums)
+        if self.on_reduced is not None:
+            self.on_reduced(group)
+        self.flight.add(-sum(bytes_of(f) + bytes_of(r) for f, r in group.values()))
+
+    def _add_sparse(self, name, forget, retain):
+        """Rows that were looked up are summed here, and nothing is left for the fused pass to read but theta; dense gradients
+        are made where a unit is less than the whole parameter, a direction is wanted, or the other side is dense."""
+        both = [g for g in (forget, retain) if g is not None]
+        whole = all(len(u.slices) == 1 and u.kind == "layer" for u in _touching(self.units)[name])
+        rows = all(g.is_sparse and g.sparse_dim() == 1 for g in both)
+        if not (whole and rows) or self.on_reduced is not None:
+            dense = [g if g is None or not g.is_sparse else g.to_dense() for g in (forget, retain)]
+            self.flight.add(sum(map(bytes_of, dense)) - sum(map(bytes_of, (forget, retain))))
+            return dense
+        kept, inverse = torch.unique(torch.cat([g._indices()[0] for g in both]), return_inverse=True)
+        parts = iter(inverse.split([g._indices().shape[1] for g in both]))
+        compact = []
+        for gradient in (forget, retain):
+            matrix = torch.zeros(len(kept), self.theta[name][0].numel(), dtype=torch.float64, device=kept.device)
+            if gradient is not None:
+                matrix.index_add_(0, next(parts), gradient._values().flatten(1).to(matrix.dtype))
+            compact.append(matrix)
+        f, r = compact
+        sums = torch.stack([f.new_zeros(()), f.square().sum(), r.square().sum(), (f * r).sum()])
+        for unit in _touching(self.units)[name]:
+            self._total(kept.device)[self.units.index(unit)] += sums
+        self.flight.add(-sum(map(bytes_of, both)))
+        return None, None
+
+
+_CACHE = WeakKeyDictionary()  # units -> {"touching": ..., names of a group -> (plan, indices of its units)}
+
+
+def _touching(units):
+    """dict parameter name -> the units that have a slice of it."""
+    kept = _CACHE.setdefault(units, {})
+    if "touching" not in kept:
+        kept["touching"] = {name: [] for name in units.parameters}
+        for unit in units:
+            for name in {piece.parameter for piece in unit.slices}:
+                kept["touching"][name].append(unit)
+    return kept["touching"]
+
+
+def _group_plan(units, names):
+    """(Plan over these parameters, int64 index of its units among all): made once, since groups come the same way each time."""
+    kept = _CACHE.setdefault(units, {})
+    if names not in kept:
+        touching = _touching(units)
+        index = sorted({units.index(unit) for name in names for unit in touching[name]})
+        local, order = {u: i for i, u in enumerate(index)}, {name: i for i, name in enumerate(names)}
+        rows = [
+            (local[u], order[s.parameter], s.row, s.rows, s.column, s.columns)
+            for u in index for s in units[u].slices if s.parameter in order
+        ]  # fmt: skip
+        shapes = {name: matrix_shape(units.parameters[name].shape) for name in names}
+        plan = Plan.compile(
+            [shapes[name] for name in names], rows, len(index), [int(units[u].kind != "layer") for u in index],
+            unit_names=[units[u].name for u in index], parameter_names=names,
+        )  # fmt: skip
+        kept[names] = plan, torch.tensor(index, dtype=torch.int64)
+    return kept[names]
