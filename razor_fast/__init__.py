@@ -21,7 +21,9 @@ _HOMES = {
     "select": "selection", "Selection": "selection",
     "RazorConfig": "config", "unlearn": "methods", "unlearn_events": "growth", "Outcome": "methods",
     "Edit": "edit", "load_edit": "edit", "stack": "edit", "merge_checkpoint": "merge",
-    "ClipTask": "families.clip", "RazorError": "errors",
+    **dict.fromkeys(("SlugConfig", "SalunConfig", "SsdConfig", "EsdConfig", "LotusConfig", "AscentConfig", "FineTuningConfig",
+                     "AscentThenFineTuningConfig", "RetrainConfig", "RandomConfig", "AllLayersConfig"), "method_config"),
+    "MethodError": "errors", "ClipTask": "families.clip", "RazorError": "errors",
 }  # fmt: skip
 
 __all__ = [*_HOMES, "__version__"]

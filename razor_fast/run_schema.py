@@ -1,6 +1,6 @@
-"""The options of a run as text: `razor-fast unlearn --print-schema` and docs/config.md, both from run_config.
+"""The options of a run as text: `razor-fast unlearn --print-schema`, docs/config.md and docs/methods.md, from the code.
 
-python -m razor_fast.run_schema docs/config.md      # writes the options into the page again
+python -m razor_fast.run_schema docs/config.md docs/methods.md      # writes the options into the pages again
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from .config import MethodConfig, RazorConfig
+from .method_config import CONFIGS, TrainingConfig
 from .run_config import FAMILIES, RunConfig
 
 # where RazorConfig's field says nothing itself
@@ -141,14 +143,50 @@ def as_markdown() -> str:
     return "\n".join(parts)
 
 
-BEGIN, END = "<!-- options: written by python -m razor_fast.run_schema docs/config.md -->", "<!-- end of options -->"
+def methods_as_markdown() -> str:
+    """For docs/methods.md: the settings that a method has beside those of its kind, one table a method."""
+    shared = [
+        ("all methods", MethodConfig, set()),
+        ("methods that train in small steps", TrainingConfig, set(MethodConfig.model_fields)),
+    ]
+    tables = [f"### Settings of {title}\n\n{_settings(config, without)}" for title, config, without in shared]
+    for name, config in CONFIGS.items():
+        if config is RazorConfig:
+            continue
+        base = next(kind for kind in (TrainingConfig, RazorConfig, MethodConfig) if issubclass(config, kind))
+        same = {n for n, f in base.model_fields.items() if repr(f) == repr(config.model_fields[n])}
+        own = _settings(config, same)
+        tables.append(f"### `{name}`: {config.__name__}\n\n{own or 'Nothing beside the above.'}")
+    return "\n\n".join(tables) + "\n"
+
+
+def _settings(config, without) -> str:
+    rows = [
+        (f"`{name}`", type_name(field.annotation), _default(field), field.description or WORDS.get(name, ""))
+        for name, field in config.model_fields.items()
+        if name not in without
+    ]
+    if not rows:
+        return ""
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return "\n".join(["| setting | type | default | |", "|---|---|---|---|", *lines])
+
+
+END = "<!-- end of options -->"
+#: mark that begins a part of a page -> who writes it
+PARTS = {
+    "<!-- options: written by python -m razor_fast.run_schema docs/config.md -->": as_markdown,
+    "<!-- settings: written by python -m razor_fast.run_schema docs/methods.md -->": methods_as_markdown,
+}
 
 
 def with_options(page: str) -> str:
-    """A page of documentation with the options between its two marks brought up to date."""
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n\n{as_markdown()}\n{END}{after}"
+    """A page of documentation with what stands between a mark of PARTS and END brought up to date."""
+    for begin, make in PARTS.items():
+        before, found, rest = page.partition(begin)
+        if found:
+            page = f"{before}{begin}\n\n{make()}\n{END}{rest.partition(END)[2]}"
+    return page
 
 
 if __name__ == "__main__":

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from razor_fast.config import RazorConfig
+import razor_fast as rf
+from razor_fast.config import ABLATIONS, RazorConfig
 from razor_fast.errors import ConfigError
+from razor_fast.method_config import CONFIGS
 from razor_fast.run_config import RunConfig, load_run_config
 from razor_fast.run_schema import as_markdown, as_text, options, with_options
 
@@ -194,6 +196,18 @@ def test_every_option_is_described():
 def test_page_is_up_to_date():
     page = (ROOT / "docs" / "config.md").read_text(encoding="utf-8")
     assert page == with_options(page), "run: python -m razor_fast.run_schema docs/config.md"
+
+
+def test_the_settings_of_every_method_stand_in_the_documentation():
+    page = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    assert page == with_options(page), "run: python -m razor_fast.run_schema docs/methods.md"
+    for name, config in CONFIGS.items():
+        assert f"| `{name}` |" in page and (name == "razor" or f"### `{name}`: {config.__name__}" in page)
+        assert getattr(rf, config.__name__) is config
+    for name, given in ABLATIONS.items():
+        shown = ", ".join(f"{k}: {str(v).lower() if isinstance(v, bool) else f'{v:g}' if isinstance(v, float) else v}"
+                          for k, v in given.items())  # fmt: skip
+        assert f"| `{name}` | `{shown}` |" in page
 
 
 def test_examples_of_the_page(write, tmp_path):
