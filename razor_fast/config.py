@@ -81,12 +81,19 @@ class RazorConfig(MethodConfig):
     step: Literal["per_unit", "joint"] = Field(
         "per_unit", description="search one step size a unit, or one for all of K"
     )
-    max_probes: int = Field(10, ge=1, description="evaluations of one step-size search")
+    trials: Literal["promising", "all"] = Field(
+        "promising", description="search all units of K in a round, or the promising ones until one meets the target"
+    )
+    max_probes: int = Field(10, ge=1, description="evaluations of one step-size search at most")
     rounding: Literal["nearest", "stochastic"] = Field("nearest", description="how bf16 and fp16 weights are rounded")
 
     max_rounds: int = Field(6, ge=1)
+    extra_rounds: int = Field(6, ge=0, description="further rounds while each one helps")
+    max_seconds: float | None = Field(None, ge=0, description="begin no round after this many seconds of rounds")
+    probe_budget: int | None = Field(None, ge=0, description="evaluations of all searches together at most")
     patience: int = Field(2, ge=1, description="stop after this many rounds in a row that did not help")
-    grow: bool = Field(True, description="add the best unit not yet in K in each round after the first")
+    grow: bool = Field(True, description="add the best units not yet in K in each round after the first")
+    grow_by: int = Field(1, ge=1, description="units added in such a round; with step: joint they move together")
 
     @model_validator(mode="after")
     def _all_together(self):

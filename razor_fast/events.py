@@ -4,7 +4,7 @@ import dataclasses
 import math
 from dataclasses import dataclass, field
 
-__all__ = ["Event", "RunStarted", "RoundStarted", "Scored", "UnitsChosen", "Probed", "StepAccepted", "StepRejected",
+__all__ = ["Event", "RunStarted", "RoundStarted", "Scored", "UnitsChosen", "Walked", "Probed", "StepAccepted", "StepRejected",
            "Trained", "RoundEnded", "RunEnded", "as_record", "plain"]  # fmt: skip
 
 
@@ -17,7 +17,7 @@ class Event:
 
 @dataclass(frozen=True)
 class RunStarted(Event):
-    """The model as it was found: `before` holds its metrics on validation. `resumed`: rounds taken from a killed run."""
+    """The model as it was found: `before` holds its metrics on validation. `resumed`: rounds taken over from a killed run."""
 
     task: dict
     config: dict
@@ -48,6 +48,15 @@ class UnitsChosen(Event):
 
     names: list
     passed_over: dict
+
+
+@dataclass(frozen=True)
+class Walked(Event):
+    """A direction was formed. `forget`: the forget loss on train before each of its steps. `promise`: how far it rose."""
+
+    unit: str
+    forget: list
+    promise: float
 
 
 @dataclass(frozen=True)
@@ -95,8 +104,9 @@ class RoundEnded(Event):
 
 @dataclass(frozen=True)
 class RunEnded(Event):
-    """`outcome`: target_met, already_met, no_progress, max_rounds or no_unit; finished, for methods that do not search, where the
-    target or a tolerance was missed. Metrics are those on validation."""
+    """`outcome`: target_met, already_met, no_progress, max_rounds, budget_spent or no_unit; finished, for methods that do not
+    search, where the target or a tolerance was missed. Metrics are those on validation. `totals`: rounds, probes and seconds;
+    `cost`: cost.LoopCost.report."""
 
     outcome: str
     message: str
@@ -104,6 +114,7 @@ class RunEnded(Event):
     after: dict
     units: list
     totals: dict = field(default_factory=dict)
+    cost: dict = field(default_factory=dict)
 
 
 def as_record(event):

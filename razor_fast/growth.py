@@ -1,11 +1,11 @@
 """The loop, as a stream of events: score, choose K, step, measure; while the target is not met, rescore and grow K.
 
-    for event in unlearn_events(task, config, run_directory="runs/seven"): ...
+    for event in unlearn_events(task, config, run=RunDirectory("runs/seven", settings)): ...
 
-It calls recorder, selection, step and search, and a Task for losses and metrics; `run_directory.py` keeps what a killed
+It calls gradients, selection, walk and search, and a Task for losses and metrics; `run_directory.py` keeps what a killed
 run needs. Every state it leaves is one that was validated: a probe is undone before the next, and a step that broke
 what must be kept is never accepted. Whenever an event is handed out, and after an exception, Ctrl-C included, the model
-holds the last accepted step.
+holds the last accepted step, and the saved state is of that same step.
 """
 
 import math
@@ -13,10 +13,9 @@ import time
 from contextlib import closing
 from dataclasses import dataclass, field
 
-from torch import Tensor
-
 from .config import RazorConfig
-from .errors import ModelError, NoGradientError, NonFiniteError
+from .cost import LoopCost
+from .errors import ModelError, NonFiniteError
 from .events import (
     Probed,
     RoundEnded,
@@ -26,20 +25,23 @@ from .events import (
     Scored,
     StepAccepted,
     StepRejected,
-    UnitsChosen,  # fmt: skip
+    UnitsChosen,
+    Walked,  # fmt: skip
 )
+from .gradients import GradientSource
 from .judge import Judge
-from .recorder import ScoreRecorder, backward_all
 from .search import StepSearch
 from .selection import select
 from .step import StepState
 from .threads import fixed_threads
 from .units import DEFAULT_EXCLUDE, find_units
+from .walk import Walk
 
 __all__ = ["LoopState", "unlearn_events"]
 
-SIDES = ("forget", "retain", "mismatch")
 SCORES_KEPT = 20  # rows in the Scored events after round 0
+LOOK = 3  # steps of a walk that tell which units are worth walking to the end
+WORTH = 0.5  # a unit whose walk promises less than this share of the best one's is left for a later round
 
 
 @dataclass
@@ -53,8 +55,8 @@ class LoopState:
     unhelpful: int = 0  # rounds in a row that did not help
     before: dict = field(default_factory=dict)
     metrics: dict = field(default_factory=dict)
-    probes: int = 0
     seconds: float = 0.0  # spent in rounds, over all the processes that took part
+    cost: LoopCost = field(default_factory=LoopCost)
     step: StepState | None = None
 
 
@@ -90,12 +92,11 @@ def unlearn_events(task, config=None, *, units=None, run=None):
 
 @dataclass(frozen=True)
 class Trial:
-    """The best step found for some units: `scale` times a displacement (flat, all of K), with the metrics it gave."""
+    """The best step found for some units: `scale` times the walk's displacement, with the metrics it gave."""
 
-    members: list
+    walk: Walk
     scale: float
     shares: dict
-    displacement: Tensor
     metrics: dict
 
 
@@ -103,14 +104,18 @@ class _Loop:
     def __init__(self, task, config, units, run):
         self.task, self.config, self.units, self.run = task, config, units, run
         self.state = LoopState()
-        self.recorder = ScoreRecorder(task.model, units, freeze_others=True)
+        self.source = GradientSource(task, config, units, self.state.cost)
+        self.began = time.perf_counter()
 
     def events(self):
         s, config = self.state, self.config
         s.before = s.metrics = self.measure()
         self.require_finite(s.before)
         Judge(self.task, config, s.before)  # refuses what does not fit before a saved state is written to the model
-        resumed = self.run.restore(s, self.units, self.rounding_seed) if self.run is not None else 0
+        resumed = 0
+        if self.run is not None:
+            resumed = self.run.restore(s, self.units, self.rounding_seed)
+            self.source.cost = s.cost
         judge = self.judge = Judge(self.task, config, s.before)
         yield RunStarted(
             -1,
@@ -124,38 +129,47 @@ class _Loop:
         if judge.met(s.before):
             yield self.ended("already_met", "the forget target is met before any edit; nothing was changed")
             return
-        outcome, message = (
-            "max_rounds",
-            f"the target was not reached in {config.max_rounds} rounds; the best state is kept",
-        )
-        if judge.met(s.metrics):
-            outcome, message = "target_met", "the forget target is met"
-        elif s.unhelpful >= config.patience:
-            outcome, message = self.no_progress()
-        while outcome == "max_rounds" and s.round < config.max_rounds:
+        while (ending := self.ending()) is None:
             began, earlier = time.perf_counter(), s.metrics
             yield RoundStarted(s.round, list(s.chosen))
-            chosen = yield from self.score_and_choose()
+            new = yield from self.score_and_choose()
             if not s.chosen:
-                outcome, message = self.no_unit()
+                ending = self.no_unit()
                 break
-            yield from self.step(chosen)
+            stepped = yield from self.step(new)
             helped = judge.better(s.metrics, earlier)
             s.unhelpful = 0 if helped else s.unhelpful + 1
-            seconds = time.perf_counter() - began
+            seconds = self.units.wrapping.broadcast(time.perf_counter() - began)
             s.seconds += seconds
-            yield RoundEnded(s.round, s.metrics, helped, seconds)
             s.round += 1
-            if judge.met(s.metrics):
-                outcome, message = "target_met", "the forget target is met"
-            elif s.unhelpful >= config.patience:
-                outcome, message = self.no_progress()
             if self.run is not None:
-                self.run.save(s)
-        yield self.ended(outcome, message)
+                self.run.save(s)  # before anybody hears of the step: a callback that raises leaves the run whole
+            yield stepped
+            yield RoundEnded(s.round - 1, s.metrics, helped, seconds)
+        yield self.ended(*ending)
+
+    def ending(self):
+        """(outcome, message) where the run is to stop before another round; else None."""
+        s, config = self.state, self.config
+        if self.judge.met(s.metrics):
+            return "target_met", "the forget target is met"
+        if s.unhelpful >= config.patience:
+            return self.no_progress()
+        if config.max_seconds is not None and s.seconds >= config.max_seconds:
+            return "budget_spent", f"max_seconds {config.max_seconds:g} are spent; {self.kept}"
+        if config.probe_budget is not None and s.cost.probes >= config.probe_budget:
+            return "budget_spent", f"the probe budget of {config.probe_budget} is spent; {self.kept}"
+        rounds = config.max_rounds + (config.extra_rounds if not s.unhelpful else 0)
+        if s.round >= max(rounds, config.max_rounds):
+            return "max_rounds", f"the target was not reached in {s.round} rounds; {self.kept}"
+        return None
+
+    @property
+    def kept(self):
+        return "the best state so far is kept" if self.state.edited else "nothing was changed"
 
     def no_progress(self):
-        return "no_progress", f"{self.config.patience} rounds in a row did not help; the best state so far is kept"
+        return "no_progress", f"{self.config.patience} rounds in a row did not help; {self.kept}"
 
     def no_unit(self):
         if self.state.fruitless:
@@ -166,15 +180,18 @@ class _Loop:
 
     def ended(self, outcome, message):
         s = self.state
-        totals = {"rounds": s.round, "probes": s.probes, "seconds": s.seconds}
-        return RunEnded(s.round, outcome, message, s.before, s.metrics, list(s.edited), totals)
+        totals = {"rounds": s.round, "probes": s.cost.probes, "seconds": s.seconds}
+        cost = s.cost.report(s.seconds)
+        return RunEnded(s.round, outcome, message, s.before, s.metrics, list(s.edited), totals, cost)
 
     @property
     def rounding_seed(self):
         return self.config.seed if self.config.rounding == "stochastic" else None
 
     def measure(self):
-        with fixed_threads(self.task.model):
+        cost = self.state.cost
+        cost.evaluations += 1
+        with cost.timed("evaluation"), fixed_threads(self.task.model):
             found = {name: float(value) for name, value in self.task.evaluate("validation").items()}
         return self.units.wrapping.broadcast(found)  # all that is decided follows from these, so ranks cannot diverge
 
@@ -191,12 +208,11 @@ class _Loop:
             )
 
     def score_and_choose(self):
-        """Gradients at the current weights, scores, new units. Leaves the gradients gathered in state.step."""
-        s, config, recorder = self.state, self.config, self.recorder
-        recorder.clear()
-        sides = SIDES if s.round > 0 else SIDES[:2]  # the mismatch gradient is zero at the frozen weights
-        gradients = self.record(recorder, sides, 0)
-        scores = self.scores = recorder.scores(alpha=config.alpha, eps=config.eps)
+        """Gradients at the current weights, scores, new units. Leaves the gradients by side in self.found."""
+        s, config = self.state, self.config
+        scores, self.found = self.source.scores(s.round)
+        self.scores, losses = scores, dict(self.source.losses)
+        found = None
         if s.round == 0:
             found = select(
                 scores,
@@ -209,137 +225,129 @@ class _Loop:
             )
         elif config.grow and config.selection != "all":
             found = select(
-                scores, count=1, taken=s.chosen, without=s.fruitless, by=config.selection, seed=config.seed + s.round
+                scores,
+                count=config.grow_by,
+                taken=s.chosen,
+                without=s.fruitless,
+                by=config.selection,
+                seed=config.seed + s.round,
             )
-        else:
-            found = None
         new = self.units.wrapping.broadcast(list(found.names) if found else [])
         rows = scores.rows if s.round == 0 else scores.ranked()[:SCORES_KEPT]
-        yield Scored(s.round, list(rows), found.threshold if found else math.nan, scores.counts(), self.losses)
+        yield Scored(s.round, list(rows), found.threshold if found else math.nan, scores.counts(), losses)
         yield UnitsChosen(s.round, new, found.passed_over if found else {})
-        chosen = [*s.chosen, *new]
-        if chosen:
-            s.step = StepState(self.units.subset(chosen), rounding_seed=self.rounding_seed, carry=s.step)
-            self.set_direction(s.step, gradients)
-        recorder.clear()
-        s.chosen = chosen
+        self.choose([*s.chosen, *new])
         return new
 
-    def record(self, recorder, sides, inner):
-        """Gradients of the sides, each a dict parameter name -> tensor or None; their loss values go to self.losses."""
-        config, s = self.config, self.state
-        weights = {"forget": config.lambda_forget, "retain": config.lambda_retain, "mismatch": config.lambda_mismatch}
-        self.losses = {}
-        for side in sides:
-            if inner and not weights[side]:
-                continue
-            draw = s.round * config.inner_steps + inner
-            try:
-                with getattr(recorder, side)(), fixed_threads(self.task.model):
-                    self.losses[side] = backward_all(self.task.losses(side, draw, config.seed), side)
-            except NoGradientError:
-                if not inner:
-                    raise
-                # A side that reaches the model need not reach these few units (a text-only retain loss, a vision
-                # layer): its term is then zero, as their status in the scores says.
-        return {side: recorder.gradients(side) for side in sides if recorder.recorded(side)}
-
-    def gradients(self, units, sides, inner):
-        """The same on a few units only, with everything else frozen: the backward pass stops at the earliest of them."""
-        return self.record(ScoreRecorder(self.task.model, units, freeze_others=True), sides, inner)
-
-    def set_direction(self, step, gradients):
-        c = self.config
-        step.set_direction(
-            gradients.get("forget"),
-            gradients.get("retain"),
-            gradients.get("mismatch"),
-            lambda_forget=c.lambda_forget,
-            rho=c.rho,
-            lambda_retain=c.lambda_retain,
-            lambda_mismatch=c.lambda_mismatch,
-        )
-
-    def walk(self, members):
-        """Form the direction of some units: `inner_steps` short steps on them, each with fresh gradients, then back.
-
-        With one inner step the direction is RAZOR's own gradient. More let g_r and g_m, which see only where the model
-        stands, answer to where it is going: that is what bends the way around what must be kept.
-        """
-        s, config = self.state, self.config
-        start, units = s.step.place(), self.units.subset(members)
-        try:
-            for index in range(config.inner_steps):
-                if index:
-                    self.set_direction(s.step, self.gradients(units, SIDES, index))
-                theta, direction = s.step.unit_norms()
-                length = math.hypot(*(direction[name] for name in members))
-                if not length:
-                    break
-                share = config.inner_share * math.hypot(*(theta[name] for name in members)) / length
-                s.step.accept(dict.fromkeys(members, share))
-        finally:
-            s.step.set_displacement(start)
-
-    def search(self, label, members):
-        """Probe how far along its direction a group may go. Returns its Trial; the model is back at the base."""
+    def choose(self, names):
+        """Make `names` K, and carry over what stays."""
         s = self.state
-        search, seen = StepSearch(1.0, max_probes=self.config.max_probes), {}
-        theta, direction = s.step.unit_norms()
-        shares = {name: direction[name] / theta[name] if theta[name] else 0.0 for name in members}
-        while any(shares.values()) and (scale := search.propose()) is not None:
-            try:
-                s.step.apply(dict.fromkeys(members, scale))
-                found = self.measure()
-            finally:
-                s.step.undo()
-            s.probes += 1
-            # A step so long that the metrics overflow is one that must not be taken, not the end of the run.
-            finite = not self.not_finite(found)
-            stable, met = finite and self.judge.stable(found), finite and self.judge.met(found)
-            if stable:
-                seen[scale] = found
-            search.tell(scale, stable=stable, met=met)
-            length = math.hypot(*(direction[n] for n in members)) / math.hypot(*(theta[n] for n in members))
-            yield Probed(s.round, label, scale * length, found, stable, met)
-        best = search.best
-        if best is not None and not self.judge.met(seen[best]):
-            # Short of the target, leave later rounds something to spend: their share of the tolerance is not used now.
-            budget = min(1.0, (s.round + 1) / self.config.max_rounds)
-            best = max((scale for scale, found in seen.items() if self.judge.stable(found, budget)), default=None)
-        if best is None or not self.judge.better(seen[best], s.metrics):
-            return None
-        return Trial(
-            members, best, {n: best * share for n, share in shares.items()}, s.step.gradients["forget"], seen[best]
-        )
+        s.chosen = names
+        s.step = StepState(self.units.subset(names), rounding_seed=self.rounding_seed, carry=s.step) if names else None
+
+    # -- one round's step
 
     def step(self, new):
-        """Try each group of K from the same state, and accept the trial that forgets most and harms least, if any."""
+        """Try groups of K from the same state, and accept the trial that forgets most and harms least, if any.
+
+        Yields events of what is tried. Returns the event to yield once the state is saved.
+        """
         s = self.state
-        groups = [(n, [n]) for n in s.chosen] if self.config.step == "per_unit" else [("joint", list(s.chosen))]
-        first, coefficients = s.step.gradients, s.step.coefficients
-        best = None
-        for label, members in groups:
-            s.step.gradients, s.step.coefficients = first, coefficients
-            self.walk(members)
-            trial = yield from self.search(label, members)
+        walks, best = self.walks(), None
+        self.source.clear()
+        self.found = None
+        ranked = self.config.trials == "promising" and len(walks) > 1
+        if ranked:
+            for walk in walks:
+                walk.go_on(LOOK)
+            promises = self.units.wrapping.broadcast([walk.promise for walk in walks])
+            walks = [walk for _, walk in sorted(zip(promises, walks), key=lambda pair: -pair[0])]  # equals stay in order
+        while walks:
+            walk = walks.pop(0)
+            if not self.probes_left():
+                break
+            if ranked and best is not None and self.units.wrapping.broadcast(
+                self.judge.met(best.metrics) or walk.promise < WORTH * best.walk.promise
+            ):
+                break
+            walk.finish()
+            yield Walked(s.round, walk.label, list(walk.forget), walk.promise)
+            trial = yield from self.search(walk)
             if trial is None:
-                s.fruitless += [n for n in members if n in new]
+                s.fruitless += [n for n in walk.members if n in new]
             elif best is None or self.judge.prefers(trial.metrics, best.metrics):
                 best = trial
-        if best is None:
-            yield StepRejected(s.round, list(s.chosen), "no step size forgot more within the tolerances")
-        else:
-            s.step.gradients["forget"] = best.displacement
-            s.step.accept(dict.fromkeys(best.members, best.scale))
+        tried = list(s.chosen)
+        if best is not None:
+            best.walk.step.accept(dict.fromkeys(best.walk.members, best.scale))
+            s.step.take_over(best.walk.step)
             s.metrics = best.metrics
-            s.edited += [n for n in best.members if n not in s.edited]
-            yield StepAccepted(
-                s.round, best.shares, {n: v for n, v in s.step.happened().items() if n in best.members}, best.metrics
-            )
+            s.edited += [n for n in best.walk.members if n not in s.edited]
+        happened = s.step.happened()
         keep = [n for n in s.chosen if n in s.edited or n not in s.fruitless]
         if keep != s.chosen:
-            s.chosen = keep
-            s.step = (
-                StepState(self.units.subset(keep), rounding_seed=self.rounding_seed, carry=s.step) if keep else None
+            self.choose(keep)
+        if best is None:
+            return StepRejected(s.round, tried, "no step size forgot more within the tolerances")
+        return StepAccepted(s.round, best.shares, {n: happened[n] for n in best.walk.members}, best.metrics)
+
+    def walks(self):
+        """A Walk for each group of K, from the gradients of this round's scores."""
+        s = self.state
+        groups = [(n, [n]) for n in s.chosen] if self.config.step == "per_unit" else [("joint", list(s.chosen))]
+        return [
+            Walk(
+                label,
+                self.units.subset(members),
+                self.source,
+                self.config,
+                s.round,
+                self.found,
+                carry=s.step,
+                rounding_seed=self.rounding_seed,
             )
+            for label, members in groups
+        ]
+
+    def search(self, walk):
+        """Probe how far along its direction a group may go. Returns its Trial or None; the model is back at the base."""
+        s, config, judge, step = self.state, self.config, self.judge, walk.step
+        theta, direction = step.unit_norms()
+        shares = {name: direction[name] / theta[name] if theta[name] else 0.0 for name in walk.members}
+        length = math.hypot(*direction.values()) / (math.hypot(*theta.values()) or 1.0)
+        # Short of the target, leave later rounds something to spend: their share of the tolerance is not used now.
+        budget = min(1.0, (s.round + 1) / config.max_rounds)
+        search = StepSearch(
+            1.0,
+            max_probes=self.probes_left(),
+            budget=budget,
+            start=(judge.spent(s.metrics), judge.signal(s.metrics)),
+        )
+        seen = {}
+        while any(shares.values()) and (scale := search.propose()) is not None:
+            found = seen[scale] = self.probe(step, dict.fromkeys(walk.members, scale))
+            # A step so long that the metrics overflow is one that must not be taken, not the end of the run.
+            finite = not self.not_finite(found)
+            if finite:
+                search.tell(scale, harm=judge.spent(found), left=judge.left(found), signal=judge.signal(found))
+            else:
+                search.tell(scale, harm=math.inf)
+            stable, met = finite and judge.stable(found), finite and judge.met(found)
+            yield Probed(s.round, walk.label, scale * length, found, stable, met)
+        best = search.best
+        if best is None or not judge.better(seen[best], s.metrics):
+            return None
+        return Trial(walk, best, {n: best * share for n, share in shares.items()}, seen[best])
+
+    def probe(self, step, eta):
+        """Metrics on validation with a step taken, and undone again."""
+        self.state.cost.probes += 1
+        try:
+            step.apply(eta)
+            return self.measure()
+        finally:
+            step.undo()
+
+    def probes_left(self):
+        budget, spent = self.config.probe_budget, self.state.cost.probes
+        return self.config.max_probes if budget is None else min(self.config.max_probes, max(budget - spent, 0))

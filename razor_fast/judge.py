@@ -1,5 +1,7 @@
 """Decisions from validation metrics: is a state tolerable, is the target met, which of two is better. No tensors."""
 
+import math
+
 from .errors import ConfigError
 
 __all__ = ["Judge"]
@@ -28,9 +30,25 @@ class Judge:
 
     def stable(self, metrics, budget=1.0):
         """Whether no retain metric fell by more than `budget` times what is tolerated."""
-        return all(
-            metrics[n] >= self.before[n] - budget * (self.before[n] - floor) - 1e-9 for n, floor in self.floors.items()
-        )
+        return self.spent(metrics) <= budget
+
+    def spent(self, metrics):
+        """The largest drop of a retain metric as a share of what is tolerated, below 0 where all of them rose. Rounding
+        (1e-9) is free; a metric that is not finite costs infinitely much."""
+        drops = [(self.before[n] - metrics[n] - 1e-9) / max(self.before[n] - floor, 1e-9) for n, floor in self.floors.items()]
+        return max((d if math.isfinite(d) else math.inf for d in drops), default=0.0)
+
+    def left(self, metrics):
+        """What remains of the way to the forget target: 1 at the unedited model, 0 where it is met."""
+        metric = self.task.forget_metric
+        if self.met(metrics):
+            return 0.0
+        return (metrics[metric] - self.config.forget_target) / max(self.before[metric] - self.config.forget_target, 1e-9)
+
+    def signal(self, metrics):
+        """The forget metric's continuous companion, by its size at the unedited model: 1 there, and falling."""
+        start = self.before[self.task.forget_signal]
+        return 1 + (metrics[self.task.forget_signal] - start) / max(abs(start), 1e-6)
 
     def met(self, metrics):
         return metrics[self.task.forget_metric] <= self.config.forget_target + 1e-9

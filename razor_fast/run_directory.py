@@ -2,7 +2,7 @@
 
     config.json        what was asked; a folder made with other settings is refused
     log.jsonl          one event a line (events.py), appended and flushed as it happens
-    state.safetensors  after each round: full-precision values and originals of the edited slices, and the loop's state
+    state.safetensors  after each accepted step: full-precision values and originals of the edited slices, and the loop's state
     result.json, edit.safetensors, edit.undo.safetensors, scores.csv    written at the end by methods/record.py
 
 Writes are atomic except for the log, whose last line may be cut by a crash: readers skip it. A log holds a RunStarted for
@@ -10,6 +10,7 @@ each time the run was started; rounds that a crash cut short appear again after 
 """
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import safetensors
@@ -17,6 +18,7 @@ import torch
 from safetensors.torch import save_file
 
 from .atomic import atomic_files
+from .cost import LoopCost
 from .distributed import Wrapping
 from .errors import BaseMismatchError, RunDirectoryError
 from .events import as_record, plain
@@ -28,8 +30,8 @@ __all__ = ["RunDirectory", "check_run_folder", "read_log"]
 KNOWN = {"config.json", "log.jsonl", "state.safetensors", "edit.safetensors", "edit.undo.safetensors", "scores.csv",
          "result.json", "report.html", "report.json"}  # fmt: skip
 STATE_FORMAT = "razor_fast.state"
-STATE_VERSION = "2"
-LOOP_FIELDS = ("round", "chosen", "fruitless", "edited", "unhelpful", "before", "metrics", "probes", "seconds")
+STATE_VERSION = "3"
+LOOP_FIELDS = ("round", "chosen", "fruitless", "edited", "unhelpful", "before", "metrics", "seconds")
 
 
 def read_log(path):
@@ -125,7 +127,7 @@ class RunDirectory:
 
     def save(self, state):
         """After a round: everything between rounds that cannot be recomputed."""
-        loop, tensors = {name: getattr(state, name) for name in LOOP_FIELDS}, {}
+        loop, tensors = {name: getattr(state, name) for name in LOOP_FIELDS} | {"cost": asdict(state.cost)}, {}
         if state.step is not None:
             loop["units"] = [unit.name for unit in state.step.units]
             step = state.step
@@ -161,6 +163,7 @@ class RunDirectory:
             step.base, step.held = (step.local_flat(tensors[name]) for name in ("base", "held"))
             step.undo()
             state.step = step
+        state.cost = LoopCost(**loop.pop("cost"))
         for name, value in loop.items():
             setattr(state, name, value)
         return state.round

@@ -80,17 +80,36 @@ class StepState:
             for (side, found), c in zip(sides.items(), self.coefficients)
         }
 
+    def set_combined(self, gradient):
+        """Gather one gradient, already the weighted sum of the sides: dict parameter name -> tensor or None. None: no way."""
+        names = self.units.parameters
+        flat = torch.zeros_like(self.base)
+        if gradient is not None:
+            flat = ops.segment_gather([gradient.get(name) for name in names], self.plan, self.base.dtype)
+        self.gradients = {"forget": flat, "retain": None, "mismatch": None}
+        self.coefficients = (1.0, 0.0, 0.0)
+
     def place(self):
         """Where the step stands, to come back to: (base, held)."""
         return self.base, self.held
 
+    def go_to(self, place):
+        """Stand at a place() again, and write it."""
+        self.base, self.held = place
+        self.undo()
+
     def set_displacement(self, start):
         """Make the way from `start`, a place(), to the present base the direction (eta = 1 walks it), and go back there."""
-        base, held = start
-        self.gradients = {"forget": base - self.base, "retain": None, "mismatch": None}
+        way = start[0] - self.base
+        self.gradients = {"forget": way, "retain": None, "mismatch": None}
         self.coefficients = (1.0, 0.0, 0.0)
-        self.base, self.held = base, held
-        self.undo()
+        self.go_to(start)
+
+    def take_over(self, other):
+        """Take the values of another state's units, which are among these and which it has moved and written."""
+        for unit in other.units:
+            for (a, b), (c, d) in zip(self._ranges[unit.name], other._ranges[unit.name]):
+                self.base[a:b], self.held[a:b] = other.base[c:d], other.held[c:d]
 
     def unit_norms(self):
         """Two dicts unit name -> Euclidean norm: of the base values, and of the direction.

@@ -10,13 +10,16 @@ from toy import ToyModel, ToyTask, model_bytes
 
 from razor_fast import events as ev
 from razor_fast.config import RazorConfig
+from razor_fast.cost import LoopCost
 from razor_fast.errors import ConfigError, FrozenParameterError, ModelError, NonFiniteError
+from razor_fast.gradients import GradientSource
 from razor_fast.growth import unlearn_events
+from razor_fast.step import StepState
 from razor_fast.units import find_units
 
 MIXED = dict(knows=(1.0, 1.0, 0.9, 0.8, 0.7, 0.0), hurts=(0.2, 0.2, 0.1, 0.1, 0.1, 0.1))
 # a run of six rounds: steps accepted and rejected, two units edited, others tried and dropped
-LONG = dict(inner_steps=2, max_probes=5, initial_units=1, retain_tolerance=0.04)
+LONG = dict(inner_steps=2, max_probes=5, initial_units=1, retain_tolerance=0.04, extra_rounds=0)
 SHORT = LONG | dict(retain_tolerance=0.3)  # meets its target in the first round
 
 
@@ -93,13 +96,81 @@ def test_no_progress_after_patience_rounds(patience):
 
 
 def test_patience_counts_rounds_in_a_row():
-    # round 3 of this run is rejected and round 4 helps again: with patience 2 it goes on to the last round
-    found = run(mixed(), **LONG)
+    # round 2 of this run is rejected and round 3 helps again: with patience 2 it goes on to the last round
+    options = LONG | dict(retain_tolerance=0.05, step="joint")
+    found = run(mixed(), **options)
     helped = [e.helped for e in of(ev.RoundEnded, found)]
-    assert helped == [True, True, True, False, True, True] and found[-1].outcome == "max_rounds"
-    assert len(of(ev.RoundEnded, run(mixed(), **LONG, patience=1))) == 4
-    helped = [e.helped for e in of(ev.RoundEnded, run(mixed(), **LONG, step="joint"))]
-    assert helped == [True, False, True, False, True, True]  # two, but not in a row
+    assert helped == [True, True, False, True, True, True] and found[-1].outcome == "max_rounds"
+    assert len(of(ev.RoundEnded, run(mixed(), **options, patience=1))) == 3
+
+
+def test_it_goes_on_past_the_last_round_while_each_round_helps():
+    found = run(mixed(), **(LONG | dict(max_rounds=2, extra_rounds=3)))
+    assert [e.helped for e in of(ev.RoundEnded, found)] == [True, True, True, False]
+    options = LONG | dict(retain_tolerance=0, max_rounds=2, extra_rounds=3, patience=5)
+    found = run(mixed(), **options)  # none of them helps
+    assert found[-1].outcome == "max_rounds" and found[-1].totals["rounds"] == 2
+
+
+@pytest.mark.parametrize("options", [dict(max_seconds=0), dict(probe_budget=0)], ids=str)
+def test_a_budget_of_zero_changes_nothing_and_says_so(options):
+    task = mixed()
+    before = model_bytes(task.model)
+    found = run(task, **LONG, **options)
+    assert names(found) == ["RunStarted", "RunEnded"] and found[-1].outcome == "budget_spent"
+    assert "nothing was changed" in found[-1].message and model_bytes(task.model) == before
+
+
+@pytest.mark.parametrize("budget", [1, 4, 7, 20])
+def test_a_probe_budget_is_not_exceeded_and_keeps_the_best_state(budget):
+    task = mixed()
+    found = run(task, **(LONG | dict(initial_units=3)), probe_budget=budget)
+    assert len(of(ev.Probed, found)) == found[-1].totals["probes"] == budget
+    assert found[-1].outcome == "budget_spent" and str(budget) in found[-1].message
+    assert found[-1].after == last_accepted(found) == task.evaluate("validation")
+
+
+def test_a_time_budget_ends_after_the_round_in_which_it_is_spent():
+    found = run(mixed(), **LONG, max_seconds=1e-9)
+    assert found[-1].outcome == "budget_spent" and len(of(ev.RoundEnded, found)) == 1
+
+
+def test_several_units_a_round():
+    found = run(mixed(), **(LONG | dict(grow_by=2)), step="joint")
+    assert [len(e.names) for e in of(ev.UnitsChosen, found)][:2] == [1, 2]
+    assert max(len(e.steps) for e in of(ev.StepAccepted, found)) >= 3
+
+
+def test_the_cost_is_told():
+    task = mixed()
+    found = run(task, **LONG)
+    cost, probes = found[-1].cost, len(of(ev.Probed, found))
+    assert cost["probes"] == probes and cost["evaluations"] == probes + 1 == task.evaluations
+    assert cost["forwards"] == cost["backwards"] > 0 and cost["scored_bytes"] >= 6 * 3 * 4 * 16 * 6
+    assert sum(cost["shares"].values()) == pytest.approx(1, abs=0.1) and "loop" in cost["shares"]
+    assert set(cost["seconds"]) == {"evaluation", "gradients", "scoring"}
+
+
+def test_one_backward_of_the_weighted_loss_is_the_sum_of_three():
+    """On fp32 weights the sides share a buffer; on bf16 they stay apart. Either way the direction is the formula's."""
+    for dtype in (torch.float32, torch.bfloat16):
+        task = mixed(dtype)
+        config = RazorConfig(**LONG, lambda_forget=2.0, rho=0.5, lambda_retain=3.0, lambda_mismatch=0.5)
+        units = find_units(task.model, include=("blocks.[12].weight",))
+        with torch.no_grad():
+            task.model.blocks[1].weight.add_(0.1)  # away from the frozen weights, where g_m is zero
+        source, step = GradientSource(task, config, units, LoopCost()), StepState(units)
+        source.direct(step, 5)
+        wanted = torch.zeros_like(step.base)
+        for side, weight in (("forget", -1.0), ("retain", 3.0), ("mismatch", 0.5)):
+            task.model.zero_grad()
+            for loss in task.losses(side, 5, config.seed):
+                loss.backward()
+            wanted += weight * torch.cat([task.model.blocks[k].weight.grad.flatten() for k in (1, 2)]).to(wanted)
+        task.model.zero_grad()
+        got = sum(c * g for g, c in zip(step.gradients.values(), step.coefficients) if g is not None)
+        assert torch.allclose(got, wanted, rtol=1e-5, atol=1e-5 * wanted.abs().max())
+        assert set(source.losses) == {"forget", "retain", "mismatch"} and source.cost.backwards == 6
 
 
 def test_units_used_up_end_as_no_progress_and_say_so():
@@ -171,7 +242,7 @@ def test_without_growth_the_first_units_stay():
 
 
 def test_a_unit_that_helped_nothing_leaves_and_is_not_tried_again():
-    found = run(mixed(), **(LONG | dict(initial_units=3)), step="joint")
+    found = run(mixed(), **(LONG | dict(initial_units=3, retain_tolerance=0)), step="joint")
     first = of(ev.UnitsChosen, found)[0].names
     assert type(found[names(found).index("StepRejected")]) is ev.StepRejected
     for event in of(ev.RoundStarted, found)[1:]:
@@ -180,10 +251,10 @@ def test_a_unit_that_helped_nothing_leaves_and_is_not_tried_again():
 
 
 def test_per_unit_probes_each_unit_and_moves_the_best_one():
-    found = run(mixed(), **(LONG | dict(initial_units=3, max_rounds=1)))
+    found = run(mixed(), **(LONG | dict(initial_units=3, max_rounds=1)), trials="all")
     chosen = of(ev.UnitsChosen, found)[0].names
     probed = [e.unit for e in of(ev.Probed, found)]
-    assert list(dict.fromkeys(probed)) == chosen
+    assert list(dict.fromkeys(probed)) == chosen == [e.unit for e in of(ev.Walked, found)]
     accepted = of(ev.StepAccepted, found)[0]
     assert len(accepted.steps) == 1 and set(accepted.happened) == set(accepted.steps)
     (unit,) = accepted.steps
@@ -195,6 +266,16 @@ def test_per_unit_probes_each_unit_and_moves_the_best_one():
         for name in chosen
     )
     assert best == (accepted.metrics["margin"], unit)
+
+
+def test_the_promising_units_are_searched_first_and_the_rest_not_where_the_target_is_met():
+    found = run(mixed(), **(SHORT | dict(initial_units=4)))
+    walked = of(ev.Walked, found)
+    assert len(walked) < 4 and {e.unit for e in of(ev.Probed, found)} == {e.unit for e in walked}
+    assert found[-1].outcome == "target_met" and set(found[-1].units) <= {e.unit for e in walked}
+    assert all(len(e.forget) == 2 and e.promise == e.forget[-1] - e.forget[0] > 0 for e in walked)
+    every = run(mixed(), **(SHORT | dict(initial_units=4)), trials="all")
+    assert len(of(ev.Walked, every)) == 4 and every[-1].outcome == "target_met"
 
 
 def within(probe, events, rounds=1):
@@ -231,7 +312,7 @@ def test_events_tell_what_happened(options, dtype):
     for number in range(found[-1].totals["rounds"]):
         inside = [type(e).__name__ for e in found[1:-1] if e.round == number]
         assert inside[:3] == ["RoundStarted", "Scored", "UnitsChosen"] and inside[-1] == "RoundEnded"
-        assert inside[-2] in ("StepAccepted", "StepRejected") and set(inside[3:-2]) <= {"Probed"}
+        assert inside[-2] in ("StepAccepted", "StepRejected") and set(inside[3:-2]) <= {"Walked", "Probed"}
     assert found[-1].totals["probes"] == len(of(ev.Probed, found))
     tolerance = {"kept": 0.04, "close": config["tolerances"].get("close", 0.04)}
     for probe in of(ev.Probed, found):
@@ -331,7 +412,7 @@ class Stop(BaseException):
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, Stop])
-@pytest.mark.parametrize("count", [2, 3, 6, 7, 13, 20, 40, 60])
+@pytest.mark.parametrize("count", [2, 3, 6, 7, 13, 20, 40])
 def test_an_evaluation_that_raises_leaves_the_last_accepted_step(error, count):
     def fail(number, part):
         if number == count:

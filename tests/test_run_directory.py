@@ -203,7 +203,7 @@ def test_a_damaged_state_is_named_and_nothing_is_written(stopped, damage):
 
 @pytest.mark.parametrize(
     "metadata", [None, {"format": "other"}, {"format": "razor_fast.state", "version": "0"},
-                 {"format": "razor_fast.state", "version": "2"}],
+                 {"format": "razor_fast.state", "version": "3"}],
 )  # fmt: skip
 def test_a_state_of_another_kind(stopped, metadata):
     safetensors.torch.save_file({"x": torch.zeros(1)}, stopped / "state.safetensors", metadata=metadata)
@@ -226,7 +226,7 @@ def test_restore_brings_model_and_state_back(stopped):
     task, state = mixed(), LoopState()
     run = RunDirectory(stopped, json.loads((stopped / "config.json").read_text()))
     rounds = run.restore(state, find_units(task.model), None)
-    assert rounds == state.round == 2 and state.edited and set(state.edited) <= set(state.chosen)
+    assert rounds == state.round == 3 and state.edited and set(state.edited) <= set(state.chosen)
     assert task.evaluate("validation") == state.metrics != state.before
     assert [unit.name for unit in state.step.units] == state.chosen
 
