@@ -17,7 +17,7 @@ SIDES = ("forget", "retain", "mismatch")
 
 
 class GradientSource:
-    """The gradients of one run. task: families.Task; config: RazorConfig; units: all that may be chosen; cost: LoopCost to add to.
+    """The gradients of one run. task: families.Task; config: RazorConfig; units: all to choose from; cost: LoopCost to add to.
 
     losses: loss values of the last call, by side.
     """
