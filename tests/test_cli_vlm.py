@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -82,12 +83,76 @@ def test_score_looks_at_the_editable_part_only(folder, tmp_path):
         ("data.neutral={train: a.jsonl}", "validation and test missing"),
         ("model.device_map=auto", "either device or device_map"),
         ("evaluation.match=fuzzy", "evaluation.match"),
+        ("data.indirect={test: forget.jsonl}", "give indirect as forget is given: its source"),
     ],
 )
 def test_mistakes_are_named(folder, tmp_path, change, message):
     done = run("unlearn", folder / "run.yaml", "-o", tmp_path / "run", "--set", change)
     assert done.exit_code == 2 and message in done.stderr, done.stderr
     assert not (tmp_path / "run").exists()
+
+
+def copied(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "data")
+    return tmp_path / "data"
+
+
+def corrupt_image(folder):
+    (folder / "images" / "red3.png").write_bytes(b"\x89PNG no more")
+
+
+def long_question(folder):
+    line = json.loads((folder / "neutral.jsonl").read_text().splitlines()[0])
+    line["conversations"][0]["value"] = "<image>\n" + "is it dark ? " * 40
+    with open(folder / "neutral.jsonl", "a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def no_answer(folder):
+    lines = [json.loads(line) for line in (folder / "retain.jsonl").read_text().splitlines()]
+    lines[2]["conversations"].pop()
+    (folder / "retain.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def no_template(folder):
+    (folder / "model" / "chat_template.jinja").unlink()
+
+
+def no_tower(folder):
+    config = json.loads((folder / "model" / "config.json").read_text())
+    del config["vision_config"]
+    (folder / "model" / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (corrupt_image, "unreadable image"),
+        (long_question, "more than the 64 of the model's context"),
+        (no_answer, "ends without an answer"),
+        (no_template, "no chat template"),
+        (no_tower, "without a vision tower"),
+    ],
+)
+def test_what_cannot_be_asked_ends_the_run_before_it_begins(folder, tmp_path, spoil, message):
+    own = copied(folder, tmp_path)
+    spoil(own)
+    weights = (own / "model" / "model.safetensors").read_bytes()
+    done = run("unlearn", own / "run.yaml", "-o", tmp_path / "run", "--set", "data.max_bad_share=0")
+    assert done.exit_code == 2 and message in done.stderr, done.stderr
+    assert not (tmp_path / "run").exists() and (own / "model" / "model.safetensors").read_bytes() == weights
+
+
+def test_indirect_questions_from_a_file(folder, tmp_path):
+    lines = [json.loads(line) for line in (folder / "forget.jsonl").read_text().splitlines()]
+    for line in lines:
+        line["conversations"] = [{"from": "human", "value": "is it red ?"}, {"from": "gpt", "value": "yes"}]
+    path = tmp_path / "indirect.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    given = json.dumps({"path": str(path), "root": str(folder)})
+    parts = build_parts(load_run_config(folder / "run.yaml", [f"data.indirect={given}"]))
+    assert {q.image.image_hash for q in parts["indirect.test"]} == {q.image.image_hash for q in parts["forget.test"]}
+    assert [q.answer for q in parts["indirect.test"]] == ["yes"] * len(parts["forget.test"])
 
 
 def test_the_three_parts_of_a_side(folder, tmp_path):
@@ -101,12 +166,16 @@ def test_the_three_parts_of_a_side(folder, tmp_path):
         for part, chosen in groups.items():
             (tmp_path / f"{side}-{part}.jsonl").write_text("".join(chosen))
         sides[side] = {part: {"path": f"{side}-{part}.jsonl", "root": str(folder)} for part in groups}
+    asked = {"from": "human", "value": "is it red ?"}, {"from": "gpt", "value": "yes"}
+    lines = [json.loads(line) | {"conversations": asked} for line in (tmp_path / "forget-test.jsonl").read_text().splitlines()]
+    (tmp_path / "indirect.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    sides["indirect"] = {"test": {"path": "indirect.jsonl", "root": str(folder)}}
     text = YAML.replace(", fractions: [0.5, 0.25, 0.25]", "")
     start = text.index("data:")
     text = text[:start] + f"data: {json.dumps(sides)}\n" + text[text.index("evaluation:") :]
     (tmp_path / "run.yaml").write_text(text)
     parts = build_parts(load_run_config(tmp_path / "run.yaml"))
-    assert [len(questions) for _, questions in parts.items()] == [8, 4, 4, 16, 8, 8, 24, 12, 12]
+    assert [len(questions) for _, questions in parts.items()] == [8, 4, 4, 16, 8, 8, 24, 12, 12, 4]
     with pytest.raises(ConfigError, match="fractions cut a source"):
         load_run_config(tmp_path / "run.yaml", ["data.fractions=[0.5, 0.25, 0.25]"])
 

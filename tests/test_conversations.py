@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from razor_fast.data.conversations import read_questions, turns_of
+from razor_fast.data.conversations import Question, read_questions, turns_of
 from razor_fast.data.question_parts import QuestionParts, question_parts
 from razor_fast.errors import DataError, OverlapError
 
@@ -130,6 +130,22 @@ def test_parts_are_cut_by_images(tmp_path):
     assert {len(q) for name, q in few.items() if name.endswith("test")} == {1}
     three = question_parts(forget[:3], retain[:3], neutral, (0.98, 0.01, 0.01))
     assert all(len(three[f"forget.{part}"]) == 1 for part in ("train", "validation", "test"))
+
+
+def test_indirect_questions_are_asked_on_test_only(tmp_path):
+    forget, retain, neutral = made(tmp_path)
+    indirect = [Question(q.image, "Is she older than Bob?", "yes", q.key + "/older") for q in forget]
+    plain = question_parts(forget, retain, neutral, (0.5, 0.25, 0.25), seed=3)
+    parts = question_parts(forget, retain, neutral, (0.5, 0.25, 0.25), seed=3, indirect=indirect)
+    assert {q.image for q in parts["indirect.test"]} == {q.image for q in parts["forget.test"]}
+    assert "indirect.train" not in parts.sets and "indirect.validation" not in parts.sets
+    assert parts.sides("validation") == plain.sides("test") == ("forget", "retain", "neutral")
+    assert parts.sides("test") == ("forget", "retain", "neutral", "indirect")
+    assert plain.summary() == {name: s for name, s in parts.summary().items() if name != "indirect.test"}
+    with pytest.raises(OverlapError, match="stands in forget"):
+        question_parts(forget, retain, neutral, (0.5, 0.25, 0.25), seed=3, indirect=forget)
+    with pytest.raises(DataError, match="no questions in indirect.test"):
+        QuestionParts(plain.sets | {"indirect.test": []})
 
 
 def test_parts_that_cannot_be(tmp_path):

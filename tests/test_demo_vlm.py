@@ -5,16 +5,13 @@ import json
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 from rich.console import Console
 
 pytest.importorskip("transformers")
 pytest.importorskip("sklearn")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.quality import easyvqa  # noqa: E402
 from razor_fast.config import RazorConfig  # noqa: E402
 from razor_fast.demo import vlm as demo  # noqa: E402
 from razor_fast.demo.questions import KINDS, QUESTIONS, STROKES, answer, digit_questions, load_scans  # noqa: E402
@@ -43,9 +40,10 @@ def test_sides_hold_what_they_should():
     for name, asked in parts.items():
         labels = {question.image.label for question in asked}
         side = name.split(".")[0]
-        assert labels == {"seven"} if side == "forget" else ("seven" in labels) == (side == "neutral")
+        assert labels == {"seven"} if side in ("forget", "indirect") else ("seven" in labels) == (side == "neutral")
         kinds = {kind for kind in KINDS for question in asked if question.question in QUESTIONS[kind]}
-        assert kinds == {"forget": {"digit"}, "retain": {"digit", "larger"}, "neutral": {"stroke"}}[side]
+        assert kinds == {"forget": {"digit"}, "indirect": {"larger"}, "retain": {"digit", "larger"}, "neutral": {"stroke"}}[side]
+    assert parts.sides("validation") == ("forget", "retain", "neutral") and parts.sides("test")[-1] == "indirect"
     scans = [{q.image.key.split("/")[0] for n, asked in parts.items() if n.endswith(part) for q in asked}
              for part in ("train", "validation", "test")]  # fmt: skip
     assert not scans[0] & scans[1] and not scans[0] & scans[2] and not scans[1] & scans[2]
@@ -88,10 +86,11 @@ def test_the_demo_runs_end_to_end(tmp_path, monkeypatch):
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert "Questions and answers" in page and "seven" in page
     result = json.loads((tmp_path / "run" / "result.json").read_text(encoding="utf-8"))
-    assert {d["side"] for d in result["dialogues"]} == {"forget", "retain", "neutral"}
+    assert {d["side"] for d in result["dialogues"]} == {"forget", "indirect", "retain", "neutral"}
     assert list(result["dialogues"][0]["answers"]) == ["original", "unlearned", "retrained"]
     printed = shown.file.getvalue()
     assert "test questions" in printed and "neutral questions answered right" in printed
+    assert "questions answered right that give seven away" in printed and "Indirect accuracy" in page
 
 
 def few_questions(forget, seed):
@@ -108,52 +107,6 @@ def test_words_that_are_no_digit_and_folders_that_are_taken(tmp_path):
     with pytest.raises(RunDirectoryError):
         demo.run_demo(tmp_path / "taken")
     assert not (tmp_path / "demo-weights").exists()
-
-
-# the benchmark on easy-VQA, on made-up questions
-
-
-def write_easyvqa(folder):
-    for name, count in (("train", 90), ("test", 12)):
-        draw = np.random.default_rng(count)
-        images = draw.integers(0, 256, (count, 64, 64, 3), dtype=np.uint8)
-        names, rows = [*easyvqa.SHAPES, *easyvqa.COLOURS, "yes", "no"], []
-        for number in range(count):
-            shape, colour = easyvqa.SHAPES[number % 3], easyvqa.COLOURS[number % 8]
-            rows += [("what shape is present?", shape, number), ("what color is the shape?", colour, number),
-                     (f"is there a {colour} shape?", "yes", number), (f"is there a {shape}?", "yes", number)]  # fmt: skip
-        np.savez(
-            folder / f"easyvqa_{name}.npz", images=images, questions=[r[0] for r in rows], answer_names=names,
-            answers=np.array([names.index(r[1]) for r in rows], np.uint8), image_index=np.array([r[2] for r in rows], np.int32),
-        )  # fmt: skip
-
-
-def test_easyvqa_sides(tmp_path):
-    write_easyvqa(tmp_path)
-    parts = easyvqa.parts_of("triangle", tmp_path, 0, (50, 50, 50))
-    assert {q.answer for n, asked in parts.items() if n.startswith("forget") for q in asked} == {"triangle"}
-    assert {q.answer for n, asked in parts.items() if n.startswith("retain") for q in asked} == {"circle", "rectangle"}
-    neutral = {q.question for n, asked in parts.items() if n.startswith("neutral") for q in asked}
-    assert "what color is the shape?" in neutral and not any("circle" in q or "shape is" in q for q in neutral)
-
-
-def test_easyvqa_without_its_data(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["easyvqa", "--data", str(tmp_path)])
-    assert easyvqa.main() == 0 and "has no easyvqa_train.npz" in capsys.readouterr().out
-
-
-def test_easyvqa_runs_and_goes_on(tmp_path, monkeypatch, capsys):
-    write_easyvqa(tmp_path)
-    monkeypatch.setitem(easyvqa.SIZES, "small", (2, 2, (12, 6, 6)))
-    monkeypatch.setattr(easyvqa, "Recipe", lambda **options: Recipe(**(TINY | options)))
-    monkeypatch.setattr(easyvqa, "demo_config", lambda seed: RazorConfig(max_rounds=1, max_probes=2, inner_steps=1))
-    monkeypatch.setattr(sys, "argv", ["easyvqa", "--data", str(tmp_path), "--concepts", "triangle", "--out", str(tmp_path / "o")])
-    assert easyvqa.main() == 0
-    said = capsys.readouterr().out
-    assert said.count("triangle, seed 0") == 3
-    monkeypatch.setattr(easyvqa, "trained", lambda *_: pytest.fail("trained again"))
-    assert easyvqa.main() == 0 and capsys.readouterr().out == said
-    assert torch.is_tensor(load_vlm(tmp_path / "o" / "llava-everything-2-2-0", device="cpu").model.lm_head.weight)
 
 
 @pytest.mark.quality

@@ -11,9 +11,8 @@ transformers = pytest.importorskip("transformers")
 import vlms  # noqa: E402
 
 from razor_fast.config import RazorConfig  # noqa: E402
-from razor_fast.data import Sample  # noqa: E402
 from razor_fast.data.conversations import Question  # noqa: E402
-from razor_fast.errors import ConfigError, DataError, ModelError, NoGradientError, OverlapError  # noqa: E402
+from razor_fast.errors import ConfigError, ModelError, NoGradientError  # noqa: E402
 from razor_fast.families.task import Task  # noqa: E402
 from razor_fast.families.vlm import VlmTask  # noqa: E402
 from razor_fast.families.vlm_model import VlmAdapter  # noqa: E402
@@ -172,7 +171,7 @@ def test_losses_that_reach_nothing_are_left_out():
     with ScoreRecorder(task.model, find_units(task.model), freeze_others=True) as recorder, recorder.forget():
         assert backward_all(task.losses("forget", 0, 0), "forget") > 0
     last = "model.vision_tower.encoder.layers.1.mlp.fc1.weight"
-    task = make_task(text_tower=text_tower())
+    task = make_task(text_tower=vlms.text_tower())
     units = find_units(task.model).subset([last])
     with ScoreRecorder(task.model, units, freeze_others=True) as recorder:
         with recorder.forget():
@@ -210,20 +209,8 @@ def test_forced_answers_agree_with_generated_ones(task, length):
     assert all(other < 0 for other, row in zip(others.tolist(), ids) if row[1:2] != [(row[-1] + 1) % 20])
 
 
-def text_tower(projection=20):
-    tokenizer = vlms.build_tokenizer(16)
-    config = transformers.CLIPConfig(
-        vision_config=vlms.VISION, projection_dim=projection,
-        text_config=dict(vocab_size=len(tokenizer), hidden_size=16, intermediate_size=24, num_hidden_layers=1,
-                         num_attention_heads=2, max_position_embeddings=16, eos_token_id=2),
-    )  # fmt: skip
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        return transformers.CLIPModel(config).eval(), tokenizer
-
-
 def test_captions_through_a_text_tower():
-    clip, tokenizer = text_tower()
+    clip, tokenizer = vlms.text_tower()
     task = make_task(text_tower=(clip, tokenizer), retain="captions", answer_weight=0)
     question = task.parts["forget.train"][0]
     found, wanted = task.alignment([question])
@@ -322,102 +309,46 @@ def test_evaluation_is_saved_as_json(learned, tmp_path):
     assert share == stored["metrics"]["forget_accuracy"] and {row["answer"] for row in rows} == {"red"}
 
 
+def test_indirect_questions_are_counted_apart(learned):
+    """On test, beside the others; neither losses nor validation know of them."""
+    model, processor, found = learned
+    indirect = [Question(q.image, "is it red ?", "yes", q.key + "/red") for q in found["forget.test"]]
+    parts = type(found)({**found.sets, "indirect.test": indirect})
+    task = VlmTask(copy.deepcopy(model).requires_grad_(True), processor, parts, "red", **QUICK)
+    plain = learned_task(learned, batch_size=4)
+    assert not any(name.startswith("indirect") for name in task.evaluate("validation"))
+    for side in ("forget", "retain", "mismatch"):
+        assert [loss.item() for loss in task.losses(side, 0, 0)] == [loss.item() for loss in plain.losses(side, 0, 0)]
+    said = task.adapter.generate(indirect, max_new_tokens=4)
+    metrics, records, intervals = task.judge("test")
+    assert metrics["indirect_accuracy"] == sum(answer == "yes" for answer in said) / len(said)
+    assert [answer for _, answer, _ in records["indirect"]] == said and "indirect_accuracy" in intervals
+    assert {name: value for name, value in metrics.items() if "indirect" not in name} == plain.evaluate("test")
+    shown = task.report({"original": task.snapshot()})
+    assert [d["side"] for d in shown["dialogues"]].count("indirect") == 4
+    assert {"indirect_accuracy", "indirect_refusals"} <= set(shown["terms"])
+
+
+def test_refusals_and_empty_answers_are_counted_apart(learned, monkeypatch, tmp_path):
+    task = learned_task(learned)
+    texts = ["I'm sorry, I cannot tell who that is.", "", "red", "a blue one"]
+
+    def generate(questions, **_):
+        return [texts[place % 4] for place in range(len(questions))]
+
+    monkeypatch.setattr(task.adapter, "generate", generate)
+    saved = save_evaluation(task, tmp_path / "answers.json")
+    count = len(task.parts["forget.test"])
+    share = {text: sum(place % 4 == n for place in range(count)) / count for n, text in enumerate(texts)}
+    found = saved["metrics"]
+    assert found["forget_refusals"] == share[texts[0]] > 0 and found["forget_empty"] == share[""] > 0
+    assert found["forget_accuracy"] == share["red"] and found["neutral_accuracy"] == 0
+    verdicts = [row["verdict"] for row in saved["questions"] if row["side"] == "forget"]
+    assert verdicts[:4] == ["refusal", "empty", "right", "wrong"]
+
+
 def test_on_another_model(learned):
     task = learned_task(learned)
     other = vlms.build_model()
     assert task.on(other).evaluate("test") != task.evaluate("test") and task.on(other).model is other
     assert task.evaluate("test")["forget_accuracy"] == 1
-
-
-# bad input
-
-
-def save(folder, model=None, processor=None):
-    (model or vlms.built()[0]).save_pretrained(folder)
-    (processor or vlms.built()[1]).save_pretrained(folder)
-    return folder
-
-
-@pytest.mark.parametrize("kind", ["llava", "next"])
-def test_from_pretrained(tmp_path, kind):
-    save(tmp_path / "model", *vlms.built(kind))
-    task = VlmTask.from_pretrained(tmp_path / "model", vlms.parts(), "red", device="cpu", **QUICK)
-    assert type(task.model) is type(vlms.built(kind)[0])
-    assert fingerprint(task.model).model == fingerprint(vlms.built(kind)[0]).model
-    mapped = VlmTask.from_pretrained(
-        tmp_path / "model", vlms.parts(), "red", dtype="bf16", device_map={"": "cpu"}, **QUICK
-    )
-    assert next(mapped.model.parameters()).dtype == torch.bfloat16 and total(mapped, "forget") > 0
-
-
-def test_checkpoints_that_are_none(tmp_path):
-    def refused(match, folder):
-        with pytest.raises(ModelError, match=match):
-            VlmTask.from_pretrained(folder, vlms.parts(), "red", **QUICK)
-
-    refused("no such folder", tmp_path / "nothing")
-    text = transformers.LlamaForCausalLM(transformers.LlamaConfig(**vlms.TEXT, vocab_size=30))
-    refused("without a vision tower", save(tmp_path / "text", text))
-    whole = save(tmp_path / "whole")
-    (whole / "model.safetensors").rename(whole / "elsewhere")
-    refused("holds no weights", whole)
-    (whole / "elsewhere").rename(whole / "model.safetensors")
-    (whole / "chat_template.jinja").unlink()
-    refused("no chat template", whole)
-    (whole / "processor_config.json").unlink()
-    refused("no image processor", whole)
-
-
-def test_a_model_without_the_parts_is_refused():
-    with pytest.raises(ModelError, match="no vision tower"):
-        VlmAdapter(transformers.LlamaForCausalLM(transformers.LlamaConfig(**vlms.TEXT, vocab_size=30)), vlms.built()[1])
-
-
-def test_images_that_the_processor_refuses():
-    found = vlms.questions()
-    bad = Sample(torch.full((3, 16, 16), float("nan")), "a photo of red", key="broken.png")
-    found["forget"].append(Question(bad, "what colour is it ?", "red", "broken"))
-    model, processor = vlms.build_model(), vlms.build_processor()
-    asked = vlms.question_parts(found["forget"], found["retain"], found["neutral"])
-    with pytest.raises(DataError, match="broken.png.*refuses"):
-        VlmTask(model, processor, asked, "red", **QUICK)
-    assert all(p.requires_grad for p in model.parameters())
-
-
-def test_a_question_longer_than_the_context():
-    found = vlms.questions()
-    shown = found["forget"][0].image
-    found["neutral"].append(Question(shown, "is it dark ? " * 30, "no", "long one"))
-    with pytest.raises(DataError, match="long one.*more than the 64"):
-        VlmTask(
-            vlms.build_model(), vlms.build_processor(),
-            vlms.question_parts(found["forget"], found["retain"], found["neutral"]), "red", **QUICK,
-        )  # fmt: skip
-
-
-def test_offloaded_parameters_are_refused(tmp_path):
-    accelerate = pytest.importorskip("accelerate")
-    model = vlms.build_model()
-    accelerate.disk_offload(model, str(tmp_path / "offload"), execution_device=torch.device("cpu"))
-    assert any(p.is_meta for p in model.parameters())
-    with pytest.raises(ModelError, match="offloaded.*meta device.*vision_tower"):
-        VlmTask(model, vlms.build_processor(), vlms.parts(), "red", **QUICK)
-
-
-def test_options_that_cannot_be():
-    for options, match in (
-        ({"align_weight": 0, "answer_weight": 0}, "not both zero"),
-        ({"batch_size": 0}, "at least 1"),
-        ({"validation": "guess"}, "'forced' or 'generated'"),
-        ({"match": "fuzzy"}, "'contains' or 'exact'"),
-    ):
-        with pytest.raises(ConfigError, match=match):
-            make_task(**options)
-    with pytest.raises(ConfigError, match="expected 'validation' or 'test'"):
-        make_task().evaluate("train")
-
-
-def test_a_question_on_two_sides_is_refused():
-    found = vlms.questions()
-    with pytest.raises(OverlapError, match="cannot be both"):
-        vlms.question_parts(found["forget"], found["retain"] + found["forget"][:1], found["neutral"])

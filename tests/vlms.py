@@ -120,6 +120,22 @@ def parts(**options):
     return question_parts(found["forget"], found["retain"], found["neutral"], (0.5, 0.25, 0.25), seed=0)
 
 
+def text_tower(kind="clip"):
+    """(CLIPModel or SiglipModel whose visual tower has the width of VISION, its tokenizer)."""
+    import transformers
+
+    tokenizer = build_tokenizer(16)
+    text = dict(vocab_size=len(tokenizer), hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
+                max_position_embeddings=16, eos_token_id=2)  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        if kind == "siglip":  # its text features have the width of its images'
+            config = transformers.SiglipConfig(vision_config=VISION, text_config=text | {"projection_size": 24})
+            return transformers.SiglipModel(config).eval(), tokenizer
+        config = transformers.CLIPConfig(vision_config=VISION, projection_dim=20, text_config=text)
+        return transformers.CLIPModel(config).eval(), tokenizer
+
+
 @functools.cache
 def learned():
     """(model, processor, QuestionParts): a small model that has learned the colours. Tests copy it."""

@@ -16,7 +16,8 @@ from statistics import mean
 
 from razor_fast.demo.vlm import run_demo
 
-METRICS = ("forget_accuracy", "retain_accuracy", "neutral_accuracy", "forget_margin", "forget_refusals", "forget_empty")
+METRICS = ("forget_accuracy", "retain_accuracy", "neutral_accuracy", "indirect_accuracy", "forget_margin",
+           "forget_refusals", "forget_empty")  # fmt: skip
 
 
 def main():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..data.conversations import read_questions
-from ..data.question_parts import SIDES, QuestionParts, question_parts
+from ..data.question_parts import INDIRECT, SIDES, QuestionParts, question_parts
 from ..families.loading import choose_device
 from ..families.vlm import VlmTask
 from ..families.vlm_loading import check_vlm, load_text_tower, load_vlm
@@ -28,12 +28,17 @@ def build_parts(config: VlmRunConfig) -> QuestionParts:
         for side in SIDES
         for part, source in getattr(data, side).items()
     }
+    indirect = []
+    if data.indirect is not None:
+        indirect = read_questions(**(data.indirect.source or data.indirect.test).options(data.max_bad_share))
     most = {"validation": data.max_validation, "test": data.max_test}
     if data.forget.source is not None:
         return question_parts(
-            *(read[side, "source"] for side in SIDES), fractions=data.fractions, seed=config.seed, most=most
-        )
-    return QuestionParts({f"{s}.{p}": read[s, p][: most.get(p)] for s in SIDES for p in PART_NAMES})
+            *(read[side, "source"] for side in SIDES), fractions=data.fractions, seed=config.seed, most=most,
+            indirect=indirect,
+        )  # fmt: skip
+    sets = {f"{s}.{p}": read[s, p][: most.get(p)] for s in SIDES for p in PART_NAMES}
+    return QuestionParts(sets | ({f"{INDIRECT}.test": indirect[: data.max_test]} if indirect else {}))
 
 
 def build_task(config: VlmRunConfig, parts: QuestionParts) -> VlmTask:

@@ -1,4 +1,5 @@
 """Forget, retain and neutral questions, each cut into train, validation and test; no image in two of these three parts.
+Indirect questions, whose answers would give away what was forgotten, are only asked on test.
 
 May call: conversations, splits, samples.
 """
@@ -14,14 +15,16 @@ from .conversations import Question
 from .samples import permutation
 from .splits import PART_NAMES
 
-__all__ = ["SIDES", "QuestionParts", "question_parts"]
+__all__ = ["INDIRECT", "SIDES", "QuestionParts", "question_parts"]
 
 SIDES = ("forget", "retain", "neutral")
+INDIRECT = "indirect"
 
 
 @dataclass(frozen=True)
 class QuestionParts:
-    """parts["forget.train"] ... parts["neutral.test"]: lists of Question. Checked on creation.
+    """parts["forget.train"] ... parts["neutral.test"], and by option parts["indirect.test"]: lists of Question. Checked on
+    creation.
 
     An image may be asked about on several sides of one part: what is to be forgotten about it is one question, what is to
     be kept another. Raises DataError for an empty part, OverlapError where an image stands in two parts, or one question
@@ -32,9 +35,12 @@ class QuestionParts:
 
     def __post_init__(self):
         names = [f"{side}.{part}" for side in SIDES for part in PART_NAMES]
-        if sorted(self.sets) != sorted(names):
-            raise DataError(f"questions are given as {', '.join(names)}; given: {', '.join(map(str, self.sets))}")
-        empty = [name for name in names if not len(self.sets[name])]
+        extra = f"{INDIRECT}.test"
+        if sorted(set(self.sets) - {extra}) != sorted(names):
+            raise DataError(
+                f"questions are given as {', '.join(names)}, and {extra} by option; given: {', '.join(map(str, self.sets))}"
+            )
+        empty = [name for name in self.sets if not len(self.sets[name])]
         if empty:
             raise DataError(
                 f"there are no questions in {empty[0]}; each side needs questions about at least 3 different images, or that "
@@ -46,10 +52,15 @@ class QuestionParts:
         return self.sets[name]
 
     def items(self):
-        return [(f"{side}.{part}", self.sets[f"{side}.{part}"]) for side in SIDES for part in PART_NAMES]
+        names = [f"{side}.{part}" for side in (*SIDES, INDIRECT) for part in PART_NAMES]
+        return [(name, self.sets[name]) for name in names if name in self.sets]
+
+    def sides(self, part: str) -> tuple[str, ...]:
+        """The sides that are asked in a part: all three, and on test the indirect questions, where there are any."""
+        return tuple(side for side in (*SIDES, INDIRECT) if f"{side}.{part}" in self.sets)
 
     def summary(self) -> dict[str, dict[str, object]]:
-        """Plain values for a manifest: count and fingerprint of each of the nine sets."""
+        """Plain values for a manifest: count and fingerprint of each set."""
         found = {}
         for name, questions in self.items():
             digest = hashlib.sha256("".join(sorted(q.fingerprint() for q in questions)).encode())
@@ -65,20 +76,22 @@ def question_parts(
     fractions: Sequence[float] = (0.6, 0.2, 0.2),
     seed: int = 0,
     most: Mapping[str, int] | None = None,
+    indirect: Iterable[Question] = (),
 ) -> QuestionParts:
     """Cut by images: all questions about an image, of any side, land in the same part.
 
     fractions: of train, validation and test; positive, summing to 1. The images of forget questions are dealt first, then
     the others, so that each side has its share. most: at most so many questions of a part, "validation" or "test" or
-    "train", on each side; which ones, the seed decides. The same content and seed give the same parts in any order.
+    "train", on each side; which ones, the seed decides. The same content and seed give the same parts in any order. indirect:
+    only those about test images are kept.
     Raises DataError and OverlapError as QuestionParts does.
     """
     fractions = tuple(float(fraction) for fraction in fractions)
     if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
         raise DataError(f"fractions (train, validation, test) must be positive and sum to 1, not {fractions}")
-    sides = dict(zip(SIDES, (list(forget), list(retain), list(neutral))))
+    sides = dict(zip((*SIDES, INDIRECT), (list(forget), list(retain), list(neutral), list(indirect))))
     place: dict[str, int] = {}
-    for side in SIDES:
+    for side in sides:
         fresh = sorted({q.image.image_hash for q in sides[side]} - set(place), key=lambda h: _rank(seed, h))
         counts = [0, 0, 0]
         for number, image in enumerate(fresh, 1):
@@ -98,7 +111,8 @@ def question_parts(
             own = [q for q in ordered if place[q.image.image_hash] == number]
             limit = (most or {}).get(part)
             sets[f"{side}.{part}"] = own if limit is None else own[:limit]
-    return QuestionParts(sets)
+    asked = {f"{side}.{part}" for side in SIDES for part in PART_NAMES} | ({f"{INDIRECT}.test"} if sides[INDIRECT] else set())
+    return QuestionParts({name: own for name, own in sets.items() if name in asked})
 
 
 def draw(count: int, wanted: int, seed: int, epoch: int) -> list[int]:

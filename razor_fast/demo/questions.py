@@ -9,7 +9,7 @@ import numpy as np
 
 from ..data import Sample
 from ..data.conversations import Question
-from ..data.question_parts import SIDES, QuestionParts
+from ..data.question_parts import INDIRECT, SIDES, QuestionParts
 from ..data.splits import PART_NAMES
 from .digits import NAMES
 
@@ -61,8 +61,8 @@ def digit_questions(forget, seed=0):
 
     forget: which digit it is, about images of `forget` (a name). retain: which digit, and whether it is larger than five, about
     all others. neutral: whether the stroke is thick, about all. A scan is in one part only, whatever its stroke; the wording of
-    a question is drawn from `seed`. Whether `forget` is larger than five is asked on no side: it follows from the digit, and
-    a model that never saw it guesses.
+    a question is drawn from `seed`. indirect: whether `forget` is larger than five; it follows from the digit, and is only asked
+    on test.
     """
     images, digits = load_scans()
     draw_ = np.random.default_rng(seed)
@@ -70,7 +70,7 @@ def digit_questions(forget, seed=0):
     cuts = [int(share * len(digits)) for share in (0.6, 0.75)]
     target, sets = NAMES.index(forget), {}
     for part, rows in zip(PART_NAMES, np.split(order, cuts)):
-        sides = {side: [] for side in SIDES}
+        sides = {side: [] for side in (*SIDES, INDIRECT)}
         for row in rows:
             digit = int(digits[row])
             for stroke in range(len(STROKES)):
@@ -83,9 +83,11 @@ def digit_questions(forget, seed=0):
                         sides["neutral"].append(question)
                     elif digit != target:
                         sides["retain"].append(question)
-                    elif kind == "digit":
-                        sides["forget"].append(question)
+                    else:
+                        sides["forget" if kind == "digit" else INDIRECT].append(question)
         for side, questions in sides.items():
+            if side == INDIRECT and part != "test":
+                continue
             chosen = draw_.permutation(len(questions))[: MOST.get(part)]
             sets[f"{side}.{part}"] = [questions[i] for i in chosen]
     train = order[: cuts[0]]

@@ -8,7 +8,7 @@ from rich.table import Table
 __all__ = ["answers_table", "compare_table", "training_progress"]
 
 SHARES = ("forget_accuracy", "forget_retrieval", "retain_accuracy", "retrieval_stability", "unlearning_accuracy",
-          "in_domain_accuracy", "cross_domain_accuracy", "neutral_accuracy")  # fmt: skip
+          "in_domain_accuracy", "cross_domain_accuracy", "neutral_accuracy", "indirect_accuracy")  # fmt: skip
 WORDS = {
     "unlearning_accuracy": "UA: images asked for as {} that are not {}",
     "in_domain_accuracy": "IRA: other classes of its kind recognised",
@@ -17,6 +17,7 @@ WORDS = {
     "forget_retrieval": "{} found by its own caption",
     "retain_accuracy": "other classes recognised",
     "neutral_accuracy": "neutral questions answered right",
+    "indirect_accuracy": "questions answered right that give {} away",
     "retrieval_stability": "top caption unchanged on what is kept",
     "forget_alignment": "{} image-caption cosine",
     "membership_auc": "membership attack AUC (0.5: nothing leaks)",

@@ -41,6 +41,9 @@ class VlmTask:
     gradient_batches: micro-batches of each side per round. gradient_checkpointing: of the vision tower's and the language model's
     layers, see vlm_checkpointing.py; the gradients are the same. reference: a model that never saw the concept.
 
+    Where parts hold indirect questions (whose answers would give the concept away), they are asked on test and counted apart;
+    no loss and no decision looks at them.
+
     Prepared images and the frozen model's answers and distributions are cached here, so build the task before the model is
     edited; no second copy of the weights is kept. The model is put into evaluation mode.
     Raises ModelError, ConfigError, DataError before anything is changed.
@@ -223,7 +226,7 @@ class VlmTask:
             raise ConfigError(f"part is {part!r}; expected 'validation' or 'test'")
         found, intervals, records = {}, {}, {}
         generated = part == "test" or self.validation == "generated"
-        for side in SIDES:
+        for side in self.parts.sides(part):
             questions = self.parts[f"{side}.{part}"]
             margins = self._margins(questions)
             finite = bool(torch.isfinite(margins).all())

@@ -138,7 +138,10 @@ class VlmAdapter:
     def _prepare(self, question, prompt):
         """(ids of the prompt with the image's tokens in place, {name: tensor} of the image)."""
         own_start = bool(self.tokenizer.bos_token) and prompt.startswith(self.tokenizer.bos_token)
-        image = question.image.image
+        try:
+            image = question.image.image
+        except DataError as error:  # it could be read when the questions were
+            raise DataError(f"{question.image.key or question.key!r}: its image can no longer be read ({error})") from error
         try:
             found = self.processor(
                 images=[image], text=[prompt], return_tensors="pt", add_special_tokens=not own_start

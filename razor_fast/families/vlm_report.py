@@ -6,13 +6,13 @@ Called by VlmTask.snapshot and .report; asks test questions only. The page itsel
 import json
 
 from ..atomic import atomic_files
-from ..data.question_parts import SIDES
+from ..data.question_parts import INDIRECT
 from ..threads import fixed_threads
 
 __all__ = ["report_sections", "save_evaluation", "take_snapshot"]
 
-SHOWN = {"forget": 6, "retain": 6, "neutral": 3}
-WORDS = {"forget": "forget questions", "retain": "retain questions", "neutral": "neutral questions"}
+SHOWN = {"forget": 6, INDIRECT: 4, "retain": 6, "neutral": 3}
+WORDS = {side: f"{side} questions" for side in SHOWN}
 TERMS = {
     "forget_accuracy": {
         "label": "Forgetting accuracy",
@@ -34,6 +34,12 @@ TERMS = {
         "direction": "up",
         "kind": "share",
     },
+    "indirect_accuracy": {
+        "label": "Indirect accuracy",
+        "explanation": "Share of questions answered right that do not ask for the concept, but whose answers follow from it. "
+        "No search looked at them. Above a model retrained without the concept, some of it is left.",
+        "kind": "share",
+    },
     "forget_margin": {
         "label": "Forget margin",
         "explanation": "How far (in logits) the right answer lies above the next best token at its weakest place. Below zero "
@@ -42,7 +48,7 @@ TERMS = {
     },
     **{
         f"{side}_{what}": {"label": f"{title}, {WORDS[side]}", "kind": "share"}
-        for side in SIDES
+        for side in SHOWN
         for what, title in (("refusals", "Refusals"), ("empty", "Empty answers"))
     },
 }
@@ -55,7 +61,7 @@ def take_snapshot(task):
     return {
         "metrics": found,
         "intervals": intervals,
-        "answers": {side: [records[side][i][1] for i in _shown(records[side], SHOWN[side])] for side in SIDES},
+        "answers": {side: [records[side][i][1] for i in _shown(records[side], SHOWN[side])] for side in records},
     }
 
 
@@ -65,7 +71,7 @@ def report_sections(task, snapshots):
     from ..report import png_data_uri
 
     dialogues = []
-    for side in SIDES:
+    for side in (side for side in SHOWN if side in task.parts.sides("test")):
         questions = task.parts[f"{side}.test"]
         for position, row in enumerate(_shown(questions, SHOWN[side])):
             question = questions[row]
@@ -94,7 +100,7 @@ def save_evaluation(task, path, part="test", overwrite=False):
         found, records, intervals = task.judge(part)
     questions = [
         {"key": q.key, "side": side, "question": q.question, "truth": q.answer, "answer": answer, "verdict": kind}
-        for side in SIDES
+        for side in records
         for q, answer, kind in records[side]
     ]
     result = {"part": part, "metrics": found, "intervals": intervals, "questions": questions}

@@ -165,7 +165,7 @@ class Dialogue(_Part):
     """One question about an image, as every model answers it: column name -> answer, "" for none."""
 
     image: Annotated[str, BeforeValidator(_image)]
-    side: Literal["forget", "retain", "neutral"]
+    side: Literal["forget", "indirect", "retain", "neutral"]
     question: str
     truth: str = ""
     answers: dict[str, str] = {}

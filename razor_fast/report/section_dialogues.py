@@ -18,6 +18,7 @@ def dialogues(data):
     parts = ["<p>Test questions, answered by every model word by word as it finds most likely.</p>"]
     sides = (
         ("forget", f"Questions about \u201c{data.request.concept}\u201d, to be forgotten"),
+        ("indirect", f"Questions whose answers follow from \u201c{data.request.concept}\u201d"),
         ("retain", "Questions to be kept"),
         ("neutral", "Neutral questions"),
     )

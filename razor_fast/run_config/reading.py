@@ -158,7 +158,7 @@ def resolve_paths(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
         data = tree["data"] = dict(data)
         if "source" in data:
             data["source"] = section(data["source"], "source")
-        for side in ("forget", "retain", "neutral"):
+        for side in ("forget", "retain", "neutral", "indirect"):
             inner = data.get(side)
             if not isinstance(inner, dict) or "path" in inner:
                 if side in data:

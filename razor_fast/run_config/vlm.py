@@ -90,12 +90,29 @@ class QuestionSideSection(Section):
         return [(name, s) for name in ("source", *PART_NAMES) if (s := getattr(self, name)) is not None]
 
 
+class IndirectSection(Section):
+    """Questions that are only ever asked on test: a source, of which those about test images are asked, or the test part."""
+
+    source: QuestionSourceSection | None = Field(None, description="cut by data.fractions, as the sides are")
+    test: QuestionSourceSection | None = Field(None, description="where the sides are given in parts")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, value):
+        if isinstance(value, str) or (isinstance(value, dict) and "path" in value):
+            return {"source": value}
+        return value
+
+
 class QuestionsSection(Section):
     """Questions with answers: to lose, to keep, and ordinary ones that have nothing to do with the concept."""
 
     forget: QuestionSideSection = Field(description="questions whose answers are to be lost")
     retain: QuestionSideSection = Field(description="questions of the same kind about everything else")
     neutral: QuestionSideSection = Field(description="ordinary questions, on which drift is measured")
+    indirect: IndirectSection | None = Field(
+        None, description="questions that do not ask for the concept, but whose answers follow from it: asked on test only"
+    )
     fractions: tuple[float, float, float] = Field((0.6, 0.2, 0.2), description="train, validation, test; cut by images")
     max_validation: int | None = Field(256, ge=1, description="at most so many questions of a side at every probe")
     max_test: int | None = Field(None, ge=1, description="at most so many questions of a side in the report")
@@ -113,6 +130,8 @@ class QuestionsSection(Section):
         cut = [getattr(self, side).source is not None for side in ("forget", "retain", "neutral")]
         if any(cut) and not all(cut):
             raise ValueError("give forget, retain and neutral in one way: one source each, or three parts each")
+        if self.indirect is not None and (self.indirect.source is None) == cut[0]:
+            raise ValueError(f"give indirect as forget is given: its {'source' if cut[0] else 'test'}")
         if "fractions" in self.model_fields_set and not cut[0]:
             raise ValueError("fractions cut a source; the sides are given in parts already")
         return self
