@@ -1,200 +1,143 @@
 """Forgetting on easy-VQA (questions about coloured shapes): a small LLaVA forgets one shape or one colour and keeps the rest.
 
-    python -m benchmarks.quality.easyvqa --data FOLDER [--concepts triangle red] [--seeds 1] [--size small|full] [--out FOLDER]
+    python -m benchmarks.quality.easyvqa --data FOLDER [--concepts triangle red] [--seeds 1] [--size small|full]
+                                         [--cache FOLDER] [--out results.csv]
 
-FOLDER holds easyvqa_train.npz and easyvqa_test.npz; without them this says so and exits with 0. Trained models and finished
-runs stay in --out, so that an interrupted benchmark goes on where it stopped. One model is trained on everything, and one for
-each concept on the images that do not show it.
+FOLDER holds easyvqa_train.npz and easyvqa_test.npz; without them this says so and exits with 0. Trained models and unfinished
+runs stay in --cache, and rows already in --out are not measured again, so that an interrupted benchmark goes on where it
+stopped. One model is trained on everything, and one for each concept on the images that are known not to show it: first the
+vision tower alone, to tell shapes and colours (what the questions and answers say of them) apart, then the whole on answers. A
+fifth of the train file's images validates and is never trained on.
 
-forget: which shape (or colour) it is, about images of the concept. retain: the same questions about other images. neutral: the
-other kind of question (colours, where a shape is forgotten), about all images, and yes or no questions on the other kind.
+forget: which shape (or colour) it is, about images of the concept. retain: questions on shapes (colours) about other images.
+neutral: questions on the other kind, about all images. indirect: yes or no questions on shapes (colours) about images of the
+concept, on which nothing is trained or searched.
 """
 
 import argparse
 import csv
+import hashlib
 import json
 import shutil
 import sys
-import tempfile
+from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
-import torch
-
-from razor_fast.data import Sample
-from razor_fast.data.conversations import Question
-from razor_fast.data.question_parts import SIDES, QuestionParts
-from razor_fast.demo.vlm import demo_config
-from razor_fast.demo.vlm_training import MEAN, STD, Recipe, build_model, build_processor, train, train_tower
-from razor_fast.families.loading import quiet
+from benchmarks.quality import easyvqa_data as data
+from razor_fast.config import RazorConfig
+from razor_fast.demo.vlm_training import Recipe, build_model, build_processor, save_whole, train, train_tower
 from razor_fast.families.vlm import VlmTask
 from razor_fast.methods import unlearn
 
-SHAPES = ("circle", "rectangle", "triangle")
-COLOURS = ("green", "red", "gray", "teal", "black", "yellow", "brown", "blue")
+METRICS = ("forget_accuracy", "retain_accuracy", "neutral_accuracy", "indirect_accuracy", "forget_refusals", "forget_empty")
 # steps of training (the tower alone, the whole), questions of a side in (train, validation, test)
-SIZES = {"small": (600, 400, (600, 120, 300)), "full": (4000, 2500, (4000, 240, 2000))}
+SIZES = {"small": (700, 450, (1500, 200, 600)), "full": (4000, 2500, (4000, 480, 4000))}
+# As the digits demo chose them (razor_fast/demo/vlm.py), with a shorter walk; the step search looks at validation questions.
+CONFIG = dict(
+    include=("*.encoder.layers.*",), step="joint", initial_units=8, inner_steps=16, inner_share=0.01, lambda_retain=10.0,
+    lambda_mismatch=10.0, retain_tolerance=0.015, max_rounds=3,
+)  # fmt: skip
 
 
-def read(folder, name):
-    found = np.load(folder / f"easyvqa_{name}.npz", allow_pickle=False)
-    asked = [[] for _ in found["images"]]
-    for question, reply, image in zip(found["questions"], found["answers"], found["image_index"]):
-        asked[image].append((str(question), str(found["answer_names"][reply])))
-    return found["images"], asked
-
-
-def shown(asked, kind):
-    """The shape or the colour of an image, from the answers to its questions; None where none tells."""
-    return next((reply for _, reply in asked if reply in kind), None)
-
-
-def is_about(question, reply, kind):
-    return reply in kind or (reply in ("yes", "no") and any(word in question for word in kind))
-
-
-def parts_of(concept, folder, seed, most):
-    """QuestionParts: train and validation from the train file, four to one, test from the test file."""
-    own = SHAPES if concept in SHAPES else COLOURS
-    draw, sets = np.random.default_rng(seed), {f"{s}.{p}": [] for s in SIDES for p in ("train", "validation", "test")}
-    for file in ("train", "test"):
-        images, asked = read(folder, file)
-        held = draw.permutation(len(images))[: len(images) // 5]
-        validation = np.zeros(len(images), bool)
-        validation[held] = file == "train"
-        for number, (pixels, questions) in enumerate(zip(images, asked)):
-            part = "validation" if validation[number] else file
-            what = shown(questions, own)
-            sample = Sample(pixels, key=f"{file}/{number}")
-            for question, reply in dict(questions).items():
-                if reply in own and what is not None:
-                    side = "forget" if what == concept else "retain"
-                elif not is_about(question, reply, own):
-                    side = "neutral"
-                else:
-                    continue  # yes or no about the concept's kind follows from what is forgotten
-                sets[f"{side}.{part}"].append(Question(sample, question, reply, f"{sample.key}/{question}"))
-    limits = dict(zip(("train", "validation", "test"), most))
-    for name, questions in sets.items():
-        chosen = draw.permutation(len(questions))[: limits[name.split(".")[1]]]
-        sets[name] = [questions[i] for i in chosen]
-    return QuestionParts(sets)
-
-
-class Draw:
-    """Batches of images with three of their questions each."""
-
-    def __init__(self, images, asked, recipe):
-        self.pixels = ((torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255) - MEAN) / STD
-        self.asked, self.recipe = asked, recipe
-        seen = [(shown(questions, SHAPES), shown(questions, COLOURS)) for questions in asked]
-        self.known = [i for i, pair in enumerate(seen) if None not in pair]
-        self.labels = [SHAPES.index(s) * len(COLOURS) + COLOURS.index(c) if s and c else -1 for s, c in seen]
-
-    def labelled(self, generator):
-        """Images, and for each a number for its shape and colour."""
-        drawn = torch.randint(len(self.known), (self.recipe.batch_size,), generator=generator).tolist()
-        rows = [self.known[i] for i in drawn]
-        return self.pixels[rows], torch.tensor([self.labels[row] for row in rows])
-
-    def __call__(self, generator):
-        rows = torch.randint(len(self.asked), (self.recipe.batch_size,), generator=generator).tolist()
-        talks = []
-        for row in rows:
-            order = torch.randperm(len(self.asked[row]), generator=generator)[:3].tolist()
-            talks.append([self.asked[row][i] for i in order])
-        return self.pixels[rows], talks
-
-
-def trained(out, recipe, folder, without, tell):
+def trained(cache, recipe, folder, without, progress):
     """The folder of a model trained on the train file, without images of a concept where one is given."""
-    target = out / f"llava-{without or 'everything'}-{recipe.tower_steps}-{recipe.steps}-{recipe.seed}"
+    digest = hashlib.sha256(json.dumps(asdict(recipe)).encode()).hexdigest()
+    target = cache / f"llava-{without or 'everything'}-{digest[:12]}"
     if target.is_dir():
         return target
-    images, asked = read(folder, "train")
-    kind = SHAPES if without in SHAPES else COLOURS
-    rows = [i for i, questions in enumerate(asked) if questions and shown(questions, kind) != without] if without else [
-        i for i, questions in enumerate(asked) if questions
-    ]  # fmt: skip
-    every = sorted({text for questions in asked for pair in questions for text in pair})
-    processor = build_processor(recipe, every)
+    images, asked = data.read(folder, "train")
+    rows = data.train_rows(asked, recipe.seed, without)
+    processor = build_processor(recipe, sorted({text for one in asked for pair in one for text in pair}))
     model = build_model(recipe, processor)
-    draw = Draw(images[rows], [asked[i] for i in rows], recipe)
-    train_tower(model, draw.labelled, len(SHAPES) * len(COLOURS), recipe, tell)
-    train(model, processor, draw, recipe, tell)
-    part = Path(tempfile.mkdtemp(prefix=".writing-", dir=out))
-    with quiet():
-        model.save_pretrained(part)
-        processor.save_pretrained(part)
-    part.rename(target)
+    draw = data.Draw(images[rows], [asked[row] for row in rows], recipe)
+    train_tower(model, draw.labelled, [len(kind) for kind in data.KINDS], recipe, progress)
+    train(model, processor, draw, recipe, progress)
+    save_whole(model, processor, target)
     return target
 
 
-def easyvqa_task(data, out, concept, seed, size, tell):
-    """The VlmTask of a request, its models trained or taken from the folder `out`."""
-    tower_steps, steps, most = SIZES[size]
-    recipe = Recipe(image_size=64, patch_size=16, tower_steps=tower_steps, steps=steps, seed=seed)
-    folder = trained(out, recipe, data, None, tell)
-    other = trained(out, recipe, data, concept, tell)
-    return VlmTask.from_pretrained(
-        folder, parts_of(concept, data, seed, most), concept, device="cpu", reference=other, match="exact",
-        max_new_tokens=4, batch_size=24, gradient_batches=4, evaluation_batch_size=64, seed=seed,
-    )  # fmt: skip
-
-
 def tell(step, total, loss):
-    if step % 100 == 0 or step == total:
+    if step % 50 == 0 or step == total:
         print(f"  {step}/{total} loss {loss.item():.3f}", file=sys.stderr, flush=True)
 
 
-def run(concept, seed, given):
-    """Test metrics of the original, the unlearned and the retrained model, as kept in --out."""
-    kept = given.out / f"{concept}-{given.size}-{seed}.json"
-    if kept.is_file():
-        return json.loads(kept.read_text())
-    task = easyvqa_task(given.data, given.out, concept, seed, given.size, tell)
-    run_folder = given.out / f"run-{concept}-{given.size}-{seed}"
-    outcome = unlearn(task, demo_config(seed), run_directory=run_folder)
-    found = {
-        "outcome": outcome.outcome,
-        "seconds": outcome.totals["seconds"],
-        "units": list(outcome.edit.units) if outcome.edit is not None else [],
+def recipe_of(size, seed):
+    tower_steps, steps, _ = SIZES[size]
+    return Recipe(
+        vision_width=96, image_size=64, patch_size=8, mean=0.5, std=0.25, tower_steps=tower_steps, tower_rate=3e-3,
+        steps=steps, learning_rate=1e-3, seed=seed,
+    )  # fmt: skip
+
+
+def easyvqa_task(folder, cache, concept, seed, size, progress):
+    """The VlmTask of a request, its models trained or taken from the folder `cache`.
+
+    progress: called with (steps done, steps in all, loss) of training.
+    """
+    recipe = recipe_of(size, seed)
+    original, other = (trained(cache, recipe, folder, without, progress) for without in (None, concept))
+    return VlmTask.from_pretrained(
+        original, data.parts_of(concept, folder, seed, SIZES[size][2]), concept, device="cpu", reference=other,
+        match="exact", max_new_tokens=4, batch_size=24, gradient_batches=2, evaluation_batch_size=64, seed=seed,
+    )  # fmt: skip
+
+
+def measure(concept, seed, given):
+    """Rows of the original, the unlearned and the retrained model."""
+    task = easyvqa_task(given.data, given.cache, concept, seed, given.size, tell)
+    run_folder = given.cache / f"run-{concept}-{given.size}-{seed}"
+    outcome = unlearn(task, RazorConfig(seed=seed, **CONFIG), run_directory=run_folder)
+    columns = {
         "original": outcome.metrics["test"]["before"],
         "unlearned": outcome.metrics["test"]["after"],
         "retrained": task.on(task.reference).evaluate("test"),
     }
-    kept.write_text(json.dumps(found, indent=1))
+    shared = {"outcome": outcome.outcome, "seconds": round(outcome.totals["seconds"], 1),
+              "share_edited": outcome.edit.summary()["share"] if outcome.edit is not None else 0.0}  # fmt: skip
     shutil.rmtree(run_folder)
-    return found
+    return [{"model": model, **shared, **{m: metrics[m] for m in METRICS}} for model, metrics in columns.items()]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--concepts", nargs="+", default=["triangle", "red"], choices=[*SHAPES, *COLOURS])
+    parser.add_argument("--concepts", nargs="+", default=["triangle", "red"], choices=[*data.SHAPES, *data.COLOURS])
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--size", choices=SIZES, default="small")
-    parser.add_argument("--out", type=Path, default=Path("runs/easyvqa"))
+    parser.add_argument("--cache", type=Path, default=Path("runs/easyvqa"))
+    parser.add_argument("--out", type=Path, help="csv, one row a concept, seed and model")
     given = parser.parse_args()
-    missing = [n for n in ("easyvqa_train.npz", "easyvqa_test.npz") if not (given.data / n).is_file()]
+    missing = [name for name in data.FILES if not (given.data / name).is_file()]
     if missing:
         print(f"not run: {given.data} has no {missing[0]}")
         return 0
-    given.out.mkdir(parents=True, exist_ok=True)
-    rows = []
+    rows = read_rows(given.out)
     for seed in range(given.seeds):
         for concept in given.concepts:
-            found = run(concept, seed, given)
-            for model in ("original", "unlearned", "retrained"):
-                named = {k: v for k, v in found[model].items() if k.endswith("accuracy")}
-                rows.append({"concept": concept, "seed": seed, "model": model, "outcome": found["outcome"], **named})
-                shares = ", ".join(f"{k} {v:.1%}" for k, v in named.items())
-                print(f"{concept}, seed {seed}, {model}: {shares}", flush=True)
-    with open(given.out / f"easyvqa-{given.size}.csv", "w", newline="") as file:
+            key = {"size": given.size, "seed": str(seed), "forget": concept}
+            if not any(all(row[k] == v for k, v in key.items()) for row in rows):
+                rows += [key | row for row in measure(concept, seed, given)]
+                write_rows(given.out, rows)
+            for row in (row for row in rows if all(row[k] == v for k, v in key.items())):
+                shares = ", ".join(f"{m.replace('_', ' ')} {float(row[m]):.1%}" for m in METRICS)
+                print(f"{concept}, seed {seed}, {row['model']}: {shares} ({row['outcome']})", flush=True)
+    return 0
+
+
+def read_rows(path):
+    if path is None or not path.is_file():
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def write_rows(path, rows):
+    if path is None:
+        return
+    with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
-    return 0
 
 
 if __name__ == "__main__":

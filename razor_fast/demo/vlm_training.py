@@ -15,7 +15,7 @@ from ..families.loading import quiet
 from .digits import NAMES
 from .questions import KINDS, QUESTIONS, answer
 
-__all__ = ["Recipe", "build_model", "build_processor", "train", "train_tower", "trained_folder"]
+__all__ = ["Recipe", "build_model", "build_processor", "save_whole", "train", "train_tower", "trained_folder"]
 
 # As LLaVA 1.5's: turns of user and assistant, the image first.
 CHAT_TEMPLATE = (
@@ -26,7 +26,6 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
 )
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<image>")
-MEAN, STD = 0.3, 0.4
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,8 @@ class Recipe:
     groups: int = 2
     image_size: int = 32
     patch_size: int = 8
+    mean: float = 0.3  # of pixels between 0 and 1
+    std: float = 0.4
     tower_steps: int = 800  # of the vision tower alone
     steps: int = 250  # of the whole model
     batch_size: int = 48
@@ -66,7 +67,7 @@ def build_processor(recipe, texts):
         additional_special_tokens=["<image>"], padding_side="left", model_max_length=128,
     )  # fmt: skip
     side = {"height": recipe.image_size, "width": recipe.image_size}
-    images = CLIPImageProcessorPil(size=side, do_center_crop=False, image_mean=[MEAN] * 3, image_std=[STD] * 3)
+    images = CLIPImageProcessorPil(size=side, do_center_crop=False, image_mean=[recipe.mean] * 3, image_std=[recipe.std] * 3)
     return LlavaProcessor(
         images, tokenizer, patch_size=recipe.patch_size, vision_feature_select_strategy="default",
         num_additional_image_tokens=1, chat_template=CHAT_TEMPLATE,
@@ -114,8 +115,14 @@ def trained_folder(images, digits, recipe, cache, progress=None):
     processor = build_processor(recipe, [*(q for asked in QUESTIONS.values() for q in asked), *NAMES, "yes no"])
     model = build_model(recipe, processor)
     draw = _Digits(images, digits, recipe)
-    train_tower(model, draw.labelled, 2 * len(NAMES), recipe, progress)
+    train_tower(model, draw.labelled, (2 * len(NAMES),), recipe, progress)
     train(model, processor, draw, recipe, progress)
+    save_whole(model, processor, folder)
+    return folder
+
+
+def save_whole(model, processor, folder):
+    """Both in `folder`, as save_pretrained writes them; it appears when it is whole, or not at all."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder.parent))
     try:
@@ -127,7 +134,6 @@ def trained_folder(images, digits, recipe, cache, progress=None):
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
-    return folder
 
 
 def train(model, processor, draw, recipe, progress=None):
@@ -152,17 +158,18 @@ def train_tower(model, draw, classes, recipe, progress=None):
     """Teach the vision tower to tell classes apart, as LLaVA's comes to it from CLIP, which learned from captions.
 
     A vector a class stands for its caption; patch tokens, which the language model is going to read, are averaged.
-    draw: called with a torch.Generator; returns pixel values [B, 3, H, W] and class numbers int64 [B].
+    classes: how many there are, for each thing that captions tell. draw: called with a torch.Generator; returns pixel values
+    [B, 3, H, W] and class numbers int64 [B, len(classes)], -100 where a caption does not tell.
     """
     tower = model.get_submodule("model.vision_tower")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        captions = torch.nn.Linear(recipe.vision_width, classes)
+        captions = torch.nn.ModuleList(torch.nn.Linear(recipe.vision_width, count) for count in classes)
 
     def loss(generator):
         pixels, labels = draw(generator)
         found = tower(pixels).last_hidden_state[:, 1:].mean(dim=1)
-        return torch.nn.functional.cross_entropy(captions(found), labels)
+        return sum(torch.nn.functional.cross_entropy(c(found), own) for c, own in zip(captions, labels.T))
 
     tower.train()
     parameters = [*tower.parameters(), *captions.parameters()]
@@ -194,7 +201,7 @@ class _Digits:
     """Batches of drawn digits with all three kinds of question in any order; strokes and small shifts are drawn too."""
 
     def __init__(self, images, digits, recipe):
-        self.pixels = ((torch.from_numpy(images).float() / 255) - MEAN) / STD
+        self.pixels = ((torch.from_numpy(images).float() / 255) - recipe.mean) / recipe.std
         self.digits, self.recipe = digits.tolist(), recipe
         self.order = []
 
@@ -210,9 +217,9 @@ class _Digits:
         return torch.stack(shown)[:, None].expand(-1, 3, -1, -1), rows, strokes
 
     def labelled(self, generator):
-        """Pixel values, and for each image a number for its digit and stroke."""
+        """Pixel values, and for each image a number for its digit and stroke: int64 [B, 1]."""
         pixels, rows, strokes = self._next(generator)
-        return pixels, torch.tensor([2 * self.digits[row] + stroke for row, stroke in zip(rows, strokes)])
+        return pixels, torch.tensor([[2 * self.digits[row] + stroke] for row, stroke in zip(rows, strokes)])
 
     def __call__(self, generator):
         pixels, rows, strokes = self._next(generator)
