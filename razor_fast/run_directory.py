@@ -28,7 +28,7 @@ from .step import StepState
 __all__ = ["RunDirectory", "check_run_folder", "read_log"]
 
 KNOWN = {"config.json", "log.jsonl", "state.safetensors", "edit.safetensors", "edit.undo.safetensors", "scores.csv",
-         "result.json", "report.html", "report.json"}  # fmt: skip
+         "result.json", "report.html", "report.json", "request.json", "audit.json", "audit.html"}  # fmt: skip
 STATE_FORMAT = "razor_fast.state"
 STATE_VERSION = "3"
 LOOP_FIELDS = ("round", "chosen", "fruitless", "edited", "unhelpful", "before", "metrics", "seconds")

@@ -37,7 +37,7 @@ razor: {max_rounds: 3, retain_tolerance: 0.1}
 output: runs/red
 """
 FILES = {"config.json", "log.jsonl", "state.safetensors", "edit.safetensors", "edit.undo.safetensors", "scores.csv",
-         "result.json", "report.html", "report.json"}  # fmt: skip
+         "result.json", "report.html", "report.json", "request.json"}  # fmt: skip
 
 
 def run(*arguments):
@@ -125,6 +125,46 @@ def test_inspect(finished):
     assert data["sha256"] == edit.sha256 and data["can_revert"]
     refused("EditError", "undo", "inspect", folder / "edit.undo.safetensors")
     refused("EditError", "not there", "inspect", folder / "nothing.safetensors")
+
+
+SHORT = ("--option", "steps=[0, 1]", "--option", "samples=[1]", "--option", "resamples=100", "--skip", "quantization")
+
+
+def test_one_call_on_a_run_makes_the_whole_record(home, finished, tmp_path):
+    pytest.importorskip("matplotlib")
+    folder, _ = finished
+    done = good("evaluate", folder, "--output", tmp_path, *SHORT)
+    assert {entry.name for entry in folder.iterdir()} == FILES and "Is it forgotten?" in done.stdout
+    assert "not examined: quantization (left out by option)" in done.stderr and "relearning of the unlearned" in done.stderr
+    record = json.loads((tmp_path / "audit.json").read_text())
+    edit, result = load_edit(folder / "edit.safetensors"), json.loads((folder / "result.json").read_text())
+    assert record["hashes"]["edit"] == edit.sha256 and record["hashes"]["restored"] == edit.manifest.model.sha256
+    after = {name: entry["value"] for name, entry in record["columns"][1]["metrics"].items()}
+    assert after == result["metrics"]["test"]["after"] and record["recovery"]["arms"][0]["steps"] == [0, 1]
+    assert "Relearning" in (tmp_path / "audit.html").read_text()
+
+    (tmp_path / "alone").mkdir()
+    alone = shutil.copy(folder / "edit.safetensors", tmp_path / "alone")
+    refused("ConfigError", "holds no request.json", "evaluate", alone)
+    parts = [word for part in ("distance", "membership", "recovery") for word in ("--skip", part)]
+    done = good("evaluate", alone, "--config", home / "run.yaml", "--quiet", *SHORT, *parts)
+    assert (tmp_path / "alone" / "audit.html").is_file() and "Is it forgotten?" not in done.stdout and not done.stderr
+
+
+def test_an_audit_that_cannot_be_made_is_refused_before_anything_is_loaded(finished, tmp_path):
+    folder, _ = finished
+    refused("EditError", "holds no edit.safetensors", "evaluate", tmp_path)
+    refused("EditError", "is not there", "evaluate", tmp_path / "edit.safetensors")
+    refused("RunDirectoryError", "does not exist", "evaluate", folder, "-o", tmp_path / "nowhere")
+    refused("ConfigError", "'luck' is no part", "evaluate", folder, "--skip", "luck")
+    refused("ConfigError", "steps", "evaluate", folder, "--option", "steps=some")
+    refused("ConfigError", "--option steps", "evaluate", folder, "--option", "steps")
+    refused("ConfigError", "--config", "evaluate", folder, "--set", "seed=1")
+    assert json.loads(good("evaluate", "--print-schema").stdout)["title"] == "AuditRecord"
+    (tmp_path / "broken").mkdir()
+    shutil.copy(folder / "edit.safetensors", tmp_path / "broken")
+    (tmp_path / "broken" / "request.json").write_text("{}")
+    refused("RunDirectoryError", "no request of this version", "evaluate", tmp_path / "broken")
 
 
 def test_apply_and_revert_restore_every_byte(home, finished, tmp_path):

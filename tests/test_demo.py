@@ -6,12 +6,14 @@ import json
 import pytest
 from rich.console import Console
 
+from razor_fast.cli.evaluating import run_evaluate
 from razor_fast.demo import clip as demo
 from razor_fast.demo.clip_training import Recipe, build_model, preprocessing, trained_model
 from razor_fast.demo.digits import INKS, NAMES, TEMPLATES, digit_parts, load_digit_samples
 from razor_fast.edit import load_edit
 from razor_fast.errors import ConfigError, RunDirectoryError
 from razor_fast.fingerprint import fingerprint
+from razor_fast.report import load_audit
 
 
 def quiet():
@@ -64,6 +66,10 @@ def test_the_demo_runs_end_to_end(tmp_path, short):
         assert outcome.outcome != "target_met"
         return
     assert outcome.proof == {"reverted_bit_for_bit": True, "outside_identical": True}
+    options = ["samples=[1]", "steps=[0, 1]", "schemes=[]", "resamples=100", "attack_seeds=1"]
+    run_evaluate(tmp_path / "run", None, [], None, options, [], quiet=True)
+    record = load_audit(tmp_path / "run" / "audit.json")
+    assert record.hashes.found_edited == outcome.edit.manifest.model.edited_sha256 and len(record.columns) == 3
     task = demo.demo_task(seed=1, cache=tmp_path / "demo-weights")
     before = fingerprint(task.model).model
     edit = load_edit(tmp_path / "run" / "edit.safetensors", undo=tmp_path / "run" / "edit.undo.safetensors")

@@ -80,7 +80,11 @@ def test_attention_in_bare_parameters_and_projections_are_reached_embeddings_are
     found = quantizable_weights(model)
     assert "visual.transformer.resblocks.0.attn.in_proj_weight" in found
     assert "visual.transformer.resblocks.0.attn.out_proj.weight" in found  # torchao's own filter passes over it
-    assert found["visual.proj"][1] and found["text_projection"][1] and not found["transformer.resblocks.1.mlp.c_fc.weight"][1]
+    assert (
+        found["visual.proj"][1]
+        and found["text_projection"][1]
+        and not found["transformer.resblocks.1.mlp.c_fc.weight"][1]
+    )
     assert not any("embedding" in name or "conv" in name or "ln_" in name for name in found)
     with weights_quantized(model, "int8"):
         scales = [column.abs().max() / 127 for column in model.visual.proj.T]

@@ -74,7 +74,9 @@ def test_small_steps_are_not_lost_in_sixteen_bits():
     model = nn.Linear(1, 1, bias=False).to(torch.bfloat16)
     with torch.no_grad():
         model.weight.fill_(1.0)
-    curve = recovery_curve(model, lambda step: model.weight.sum(), lambda: model.weight.item(), steps=(64,), learning_rate=1e-3)
+    curve = recovery_curve(
+        model, lambda step: model.weight.sum(), lambda: model.weight.item(), steps=(64,), learning_rate=1e-3
+    )
     assert curve.values[0] == 1.0 and curve.values[1] == pytest.approx(1 - 64e-3, abs=0.01)
     assert model.weight.dtype == torch.bfloat16 and model.weight.item() == 1.0
 

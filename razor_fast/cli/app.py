@@ -414,6 +414,52 @@ def report(
     run_report(run, output)
 
 
+def _print_audit_schema(asked: bool):
+    if asked:
+        from ..report import audit_schema
+
+        print(audit_schema(), end="")
+        raise typer.Exit
+
+
+@command(app)
+def evaluate(
+    target: Annotated[Path, typer.Argument(metavar="RUN_OR_EDIT", help="Folder of a finished run, or an edit file.")],
+    config: Annotated[
+        Path | None, typer.Option("--config", metavar="CONFIG.yaml", help="Model and data; default: those of the run.")
+    ] = None,
+    set_: Set = [],  # noqa: B006
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder for the record; default: where the edit is.")
+    ] = None,
+    option: Annotated[
+        list[str],
+        typer.Option("--option", metavar="KEY=VALUE", help="Of the audit, as in --option steps=[0,4,16]; docs/audit.md."),
+    ] = [],  # noqa: B006
+    skip: Annotated[
+        list[str], typer.Option("--skip", help="distance, membership, quantization or recovery. Repeatable.")
+    ] = [],  # noqa: B006
+    quiet: Quiet = False,
+    print_schema: Annotated[
+        bool,
+        typer.Option("--print-schema", callback=_print_audit_schema, is_eager=True, help="Print the record's JSON Schema."),
+    ] = False,
+):
+    """Audit an edit: metrics with intervals, distance to a retrained model, attacks, quantization, relearning.
+
+    Reads a run's folder with its edit (or an edit file, with --config), builds the model and the data that the run was made with,
+    and attacks the edited model. Compares with the retrained model where the configuration names one as `reference`. Writes
+    audit.json and audit.html. No file of the model is changed.
+
+    Example: [bold]razor-fast evaluate runs/demo-clip[/bold]
+    """
+    # Before torch is imported, as for the demos.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    from .evaluating import run_evaluate
+
+    run_evaluate(target, config, set_, output, option, skip, quiet=quiet)
+
+
 @command(app)
 def env():
     """Show versions, devices, and which implementation serves each operator and why.

@@ -39,6 +39,7 @@ def run_unlearn(path: Path, overrides, output: Path | None, *, quiet=False, prob
     (task, units), settings = prepare(config, phase), config.method_config()
     from ..methods import unlearn
     from ..progress import RunProgress
+    from ..run_request import save_request
 
     progress = RunProgress.of(task, settings, phase.console, details=probes) if phase.console is not None else None
     try:
@@ -53,6 +54,7 @@ def run_unlearn(path: Path, overrides, output: Path | None, *, quiet=False, prob
         if not resumes:
             _remove_begun(output, existed)
         raise
+    save_request(output, configuration=config.model_dump(mode="json", exclude_unset=True))
     if config.family == "vlm" and phase.console is not None:
         _say_peak(phase.console, task)
     out = stdout()

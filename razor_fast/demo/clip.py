@@ -63,6 +63,7 @@ def run_demo(output, *, forget="seven", seed=0, config=None, cache=None, console
         forget,
         make_task,
         config or RazorConfig(seed=seed),
+        demo={"name": "clip", "forget": forget, "seed": seed},
         cache=cache,
         console=console,
         on_event=on_event,

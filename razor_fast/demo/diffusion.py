@@ -134,6 +134,7 @@ def run_demo(output, *, forget="seven", seed=0, config=None, cache=None, console
         forget,
         make_task,
         config or demo_config(seed),
+        demo={"name": "diffusion", "forget": forget, "seed": seed},
         cache=cache,
         console=console,
         on_event=on_event,

@@ -1,19 +1,22 @@
 """One demo from training to report, whatever the family: train, unlearn, compare, write, and say so."""
 
+import os
 import time
 from pathlib import Path
 
 from ..methods import unlearn
 from ..report import report_from_log, save_report
 from ..run_directory import check_run_folder
+from ..run_request import save_request
 
 __all__ = ["run"]
 
 
-def run(output, title, concept, make_task, config, *, cache=None, console=None, on_event=None, show=None):
+def run(output, title, concept, make_task, config, *, demo, cache=None, console=None, on_event=None, show=None):
     """Everything a demo does in the folder `output`, printed as it goes.
 
-    make_task: called with (cache folder, progress) and returns the task; see screen.training_progress. cache: folder of
+    demo: {"name", "forget", "seed"}, kept in the folder so that `razor-fast evaluate` can build the task again. make_task:
+    called with (cache folder, progress) and returns the task; see screen.training_progress. cache: folder of
     trained weights; default: `demo-weights` beside `output`. show: called with the report's data; returns what to print above the
     table. Returns {"columns": {"original" | "unlearned" | "retrained": test metrics}, "outcome": methods.Outcome,
     "seconds": {stage: seconds}, "report": path}. Raises RunDirectoryError (the folder holds something else) before any training.
@@ -27,10 +30,12 @@ def run(output, title, concept, make_task, config, *, cache=None, console=None, 
     check_run_folder(output)
     began = time.perf_counter()
     with training_progress(console) as progress:
-        task = make_task(Path(cache) if cache is not None else output.parent / "demo-weights", progress)
+        cache = Path(cache) if cache is not None else output.parent / "demo-weights"
+        task = make_task(cache, progress)
     trained = time.perf_counter()
     outcome = unlearn(task, config, run_directory=output, on_event=on_event)
     done = time.perf_counter()
+    save_request(output, demo={**demo, "cache": os.path.relpath(cache, output)})
     data = report_from_log(output, title=title)
     save_report(data, output / "report.html", output / "report.json")
     columns = {column.name: dict(column.metrics) for column in data.columns}
@@ -43,6 +48,7 @@ def run(output, title, concept, make_task, config, *, cache=None, console=None, 
         console.print(f"edited: {', '.join(outcome.edit.units)} ({share:.2%} of the model)")
         console.print(f"reverting gives back every byte: {outcome.proof['reverted_bit_for_bit']}")
     console.print(f"written to [bold]{output}[/]: edit.safetensors, edit.undo.safetensors, log.jsonl, report.html")
+    console.print(f"audit it: razor-fast evaluate {output}")
     seconds = {"training": trained - began, "unlearning": done - trained, "report": time.perf_counter() - done}
     console.print(", ".join(f"{name} {value:.0f} s" for name, value in seconds.items()), style="dim")
     return {"columns": columns, "outcome": outcome, "seconds": seconds, "report": output / "report.html"}

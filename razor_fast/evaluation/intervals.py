@@ -78,5 +78,7 @@ def _checked(values, level, samples):
     if not 0 < level < 1 or samples < 1:
         raise OperatorInputError(f"level {level} and samples {samples}: expected a share in (0, 1) and at least 1")
     if not bool(torch.isfinite(values).all()):
-        raise NonFiniteError("the rows hold NaN or infinity, so their mean has no interval; look at the model's outputs")
+        raise NonFiniteError(
+            "the rows hold NaN or infinity, so their mean has no interval; look at the model's outputs"
+        )
     return values

@@ -67,7 +67,14 @@ def membership_attack(members, others, *, seeds=SEEDS, folds=5, repeats=4, resam
     draws = _resampled(wins, len(members), len(others), resamples)
     low, high = np.quantile(draws, [0.025, 0.975])
     return Membership(
-        float(np.mean(by_seed)), float(np.std(by_seed)), float(low), float(high), tuple(by_seed), len(members), len(others), draws
+        float(np.mean(by_seed)),
+        float(np.std(by_seed)),
+        float(low),
+        float(high),
+        tuple(by_seed),
+        len(members),
+        len(others),
+        draws,
     )
 
 

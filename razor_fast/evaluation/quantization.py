@@ -164,7 +164,9 @@ def quantization_verdict(metrics, quantized, scheme, *, decide=None, forget_metr
     names = [name for name in metrics if name in quantized] if decide is None else list(decide)
     missing = [name for name in names if name not in metrics or name not in quantized]
     if missing or not names:
-        raise ConfigError(f"the metrics have no {missing[0] if missing else 'name in common'}; they have {sorted(metrics)}")
+        raise ConfigError(
+            f"the metrics have no {missing[0] if missing else 'name in common'}; they have {sorted(metrics)}"
+        )
     moved = {name: quantized[name] - metrics[name] for name in names}
     beyond = tuple(name for name, by in moved.items() if not abs(by) <= bar + TINY)
     back = forget_metric in beyond and not moved[forget_metric] < 0

@@ -15,7 +15,16 @@ import torch
 from ..errors import ConfigError, NonFiniteError
 from ..threads import fixed_threads
 
-__all__ = ["ARMS", "STEPS", "RecoveryCurve", "area_between", "area_under", "preserved", "recovery_curve", "recovery_curves"]
+__all__ = [
+    "ARMS",
+    "STEPS",
+    "RecoveryCurve",
+    "area_between",
+    "area_under",
+    "preserved",
+    "recovery_curve",
+    "recovery_curves",
+]
 
 #: what is fine-tuned on: so many forget samples, or unrelated data
 ARMS = ("1 forget sample", "5 forget samples", "20 forget samples", "unrelated data")
@@ -42,7 +51,9 @@ def area_under(steps, values):
     steps: increasing, from 0. A constant curve has its own value as its area. Raises ConfigError for other steps.
     """
     if len(steps) != len(values) or len(steps) < 2 or steps[0] != 0 or any(b <= a for a, b in zip(steps, steps[1:])):
-        raise ConfigError(f"steps {list(steps)} with {len(values)} values; expected increasing steps from 0, two at least")
+        raise ConfigError(
+            f"steps {list(steps)} with {len(values)} values; expected increasing steps from 0, two at least"
+        )
     places = torch.log2(1 + torch.tensor(steps, dtype=torch.float64))
     return (torch.trapezoid(torch.tensor(values, dtype=torch.float64), places) / places[-1]).item()
 
@@ -80,7 +91,7 @@ def preserved(model):
             module.training = training
 
 
-def recovery_curve(model, loss_at, measure, *, steps=STEPS, learning_rate=1e-4, samples=0):
+def recovery_curve(model, loss_at, measure, *, steps=STEPS, learning_rate=3e-4, samples=0):
     """The RecoveryCurve of fine-tuning all trainable parameters of `model` with AdamW, which leaves the model as it was.
 
     loss_at: called with the step's number, from 0; returns a scalar loss, or an iterable of micro-batch losses, whose sum is
@@ -91,7 +102,9 @@ def recovery_curve(model, loss_at, measure, *, steps=STEPS, learning_rate=1e-4, 
     """
     steps = tuple(sorted({0, *steps}))
     if steps[0] < 0 or len(steps) < 2 or not learning_rate > 0:
-        raise ConfigError(f"steps {list(steps)}, learning_rate {learning_rate}: expected steps of at least 1 and a positive rate")
+        raise ConfigError(
+            f"steps {list(steps)}, learning_rate {learning_rate}: expected steps of at least 1 and a positive rate"
+        )
     trained = [p for p in model.parameters() if p.requires_grad]
     if not trained:
         raise ConfigError("no parameter of the model requires a gradient, so it cannot be fine-tuned; unfreeze some")
@@ -126,7 +139,7 @@ def _descend(trained, masters, optimizer, loss, step):
                 parameter.copy_(master)
 
 
-def recovery_curves(task, *, arms=ARMS, steps=STEPS, learning_rate=1e-4, seed=0, part="test"):
+def recovery_curves(task, *, arms=ARMS, steps=STEPS, learning_rate=3e-4, seed=0, part="test"):
     """{arm: RecoveryCurve} of the task's model: fine-tuned on forget.train samples, measured by the forget metric on `part`.
 
     task: with `relearning_losses(count, step, seed)`, which yields the losses of one step on `count` forget samples; for
@@ -137,7 +150,9 @@ def recovery_curves(task, *, arms=ARMS, steps=STEPS, learning_rate=1e-4, seed=0,
     """
     counts = {arm: _samples_of(arm) for arm in arms}
     if any(counts.values()) and not hasattr(task, "relearning_losses"):
-        raise ConfigError(f"the family {task.family!r} offers no relearning on forget samples; ask for 'unrelated data' alone")
+        raise ConfigError(
+            f"the family {task.family!r} offers no relearning on forget samples; ask for 'unrelated data' alone"
+        )
     found = {}
     for arm, count in counts.items():
         loss_at, used = partial(_unrelated, task, seed), 0
@@ -145,7 +160,12 @@ def recovery_curves(task, *, arms=ARMS, steps=STEPS, learning_rate=1e-4, seed=0,
             used = min(count, task.forget_samples)
             loss_at = partial(_relearning, task, used, seed)
         found[arm] = recovery_curve(
-            task.model, loss_at, partial(_forget_metric, task, part), steps=steps, learning_rate=learning_rate, samples=used
+            task.model,
+            loss_at,
+            partial(_forget_metric, task, part),
+            steps=steps,
+            learning_rate=learning_rate,
+            samples=used,
         )
     return found
 
@@ -156,7 +176,9 @@ def _samples_of(arm):
         return int(number)
     if arm == "unrelated data":
         return 0
-    raise ConfigError(f"{arm!r} is no way to relearn; expected {', '.join(map(repr, ARMS))}, or another number of samples")
+    raise ConfigError(
+        f"{arm!r} is no way to relearn; expected {', '.join(map(repr, ARMS))}, or another number of samples"
+    )
 
 
 def _relearning(task, count, seed, step):

@@ -175,7 +175,7 @@ class ClipTask:
     @fixed
     def membership_features(self):
         """See task.Audited: zero-shot loss and alignment with the own caption; clip_audit.py."""
-        return membership_features(self)
+        return membership_features(self) if self._can_attack() else None
 
     def membership(self):
         """AUC of the membership attack on loss and alignment together, forget.train against forget.test."""

@@ -40,9 +40,7 @@ def membership_features(task):
     classifier = task._classifier()
     for name in ("forget.train", "forget.test"):
         images, texts = task._features(name)
-        loss = cross_entropy(
-            adapter.logit_scale() * (images @ classifier.T), task._targets[name], reduction="none"
-        )
+        loss = cross_entropy(adapter.logit_scale() * (images @ classifier.T), task._targets[name], reduction="none")
         alignment = (images * texts).sum(dim=1)
         sides.append({"loss": loss.double().cpu().numpy(), "alignment": alignment.double().cpu().numpy()})
     return tuple(sides)

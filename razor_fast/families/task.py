@@ -48,7 +48,8 @@ class Audited(Protocol):
         are named by `self.classes`. For distances between models."""
 
     def membership_features(self) -> tuple[dict, dict]:
-        """({feature: [N]}, {feature: [M]}), numpy: of forget samples the model was trained on, and of ones it never saw."""
+        """({feature: [N]}, {feature: [M]}), numpy: of forget samples the model was trained on, and of ones it never saw. None
+        where an attack would have too few samples."""
 
     def relearning_losses(self, count: int, step: int, seed: int) -> Iterator[Tensor]:
         """Micro-batch losses of one fine-tuning step on `count` of the `self.forget_samples` forget samples; `seed` decides

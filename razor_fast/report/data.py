@@ -74,24 +74,26 @@ Metrics = dict[str, Number]
 Plain = Annotated[dict[str, Any], BeforeValidator(_plain)]
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
+    """A part of a record: unknown fields are refused, and nothing is changed once it is made."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 
-class Request(_Part):
+class Request(Part):
     family: str = ""
     concept: str
     model: str = ""
 
 
-class Outcome(_Part):
+class Outcome(Part):
     """`name`: target_met, already_met, no_progress, max_rounds, no_unit, finished, or "" where the run has not ended."""
 
     name: str = ""
     message: str = ""
 
 
-class Column(_Part):
+class Column(Part):
     """One model on the test split. intervals: metric -> (low, high), wherever the caller has them."""
 
     name: str
@@ -99,7 +101,7 @@ class Column(_Part):
     intervals: dict[str, tuple[Number, Number]] = {}
 
 
-class Score(_Part):
+class Score(Part):
     """One unit in the first round. tower, block, part, head: as in razor_fast.units.Unit."""
 
     unit: str
@@ -117,7 +119,7 @@ class Score(_Part):
     status: str = ""
 
 
-class Probe(_Part):
+class Probe(Part):
     unit: str = ""
     step: Number = None
     metrics: Metrics = {}
@@ -125,7 +127,7 @@ class Probe(_Part):
     met: bool = False
 
 
-class Round(_Part):
+class Round(Part):
     """`round` counts from 0. units: added in it. accepted: unit -> ||step|| / ||theta||, empty when nothing was kept."""
 
     round: int = Field(ge=0)
@@ -136,7 +138,7 @@ class Round(_Part):
     helped: bool | None = None
 
 
-class Targets(_Part):
+class Targets(Part):
     """On validation: the forget metric must come down to forget_target, and no metric may fall below its floor."""
 
     forget_target: Number = None
@@ -144,7 +146,7 @@ class Targets(_Part):
     forget_metric: str = "forget_accuracy"
 
 
-class Example(_Part):
+class Example(Part):
     """captions: column name -> the best captions with their cosines, best first."""
 
     image: Annotated[str, BeforeValidator(_image)]
@@ -153,7 +155,7 @@ class Example(_Part):
     captions: dict[str, list[tuple[str, Number]]] = {}
 
 
-class Picture(_Part):
+class Picture(Part):
     """One prompt, drawn by every model from the same seed: column name -> image."""
 
     prompt: str
@@ -161,7 +163,7 @@ class Picture(_Part):
     images: dict[str, Annotated[str, BeforeValidator(_image)]] = {}
 
 
-class Dialogue(_Part):
+class Dialogue(Part):
     """One question about an image, as every model answers it: column name -> answer, "" for none."""
 
     image: Annotated[str, BeforeValidator(_image)]
@@ -171,13 +173,13 @@ class Dialogue(_Part):
     answers: dict[str, str] = {}
 
 
-class EditedUnit(_Part):
+class EditedUnit(Part):
     name: str
     elements: int | None = Field(None, ge=0)
     relative_change: Number = None
 
 
-class EditFacts(_Part):
+class EditFacts(Part):
     """What the edit file holds, and what was checked about it; None: not checked."""
 
     units: list[EditedUnit] = []
@@ -190,7 +192,7 @@ class EditFacts(_Part):
     outside_identical: bool | None = None
 
 
-class Term(_Part):
+class Term(Part):
     """How a metric is shown. kind "share" is printed in percent. direction: what is better, or "" for neither.
 
     best: the value a direction of "near" aims at.
@@ -203,7 +205,7 @@ class Term(_Part):
     best: Number = None
 
 
-class ReportData(_Part):
+class ReportData(Part):
     """Everything on the page. Whatever is left empty is left out of it.
 
     columns: models on the test split, "original" first, then "unlearned", then references such as "retrained".
@@ -242,7 +244,7 @@ class ReportData(_Part):
         try:
             super().__init__(**fields)
         except ValidationError as error:
-            raise ConfigError(_describe(error)) from None
+            raise ConfigError(describe_problems(error, "the report data are", "ReportData", "docs/report.md")) from None
 
     @field_validator("edit", mode="before")
     @classmethod
@@ -300,16 +302,17 @@ def load_report(path) -> ReportData:
     return ReportData(**fields)
 
 
-def _describe(error: ValidationError) -> str:
+def describe_problems(error: ValidationError, what: str, root: str, page: str) -> str:
+    """One line for each problem pydantic found. what: as in "the report data are"; page: where the fields are listed."""
     lines = []
     for problem in error.errors()[:10]:
-        field = ".".join(str(part) for part in problem["loc"]) or "ReportData"
+        field = ".".join(str(part) for part in problem["loc"]) or root
         if problem["type"] == "extra_forbidden":
-            lines.append(f"{field}: unknown field; docs/report.md lists them")
+            lines.append(f"{field}: unknown field; {page} lists them")
         elif problem["type"] == "missing":
             lines.append(f"{field}: missing")
         else:
             given = repr(problem.get("input"))
             given = given if len(given) <= 80 else given[:77] + "..."
             lines.append(f"{field}: {problem['msg'].removeprefix('Value error, ')} (given: {given})")
-    return "the report data are not valid:\n  " + "\n  ".join(lines)
+    return f"{what} not valid:\n  " + "\n  ".join(lines)

@@ -11,7 +11,7 @@ from .section_dialogues import dialogues
 from .style import style_sheet
 from .words import esc
 
-__all__ = ["page"]
+__all__ = ["document", "family_name", "page", "section"]
 
 # the policy makes the browser itself refuse whatever is not in the file
 PAGE = Template("""<!DOCTYPE html>
@@ -55,24 +55,28 @@ def page(data: ReportData) -> str:
     title = data.title or f"Unlearning \u201c{data.request.concept}\u201d"
     version = data.settings.get("versions", {}) if isinstance(data.settings.get("versions"), dict) else {}
     version = version.get("razor_fast") or version.get("razor-fast")
+    return document("Unlearning report", title, data.request, results.verdict_section(data), sections, version)
+
+
+def document(kicker, title, request, opening, sections, version=None) -> str:
+    """A whole page. request: a data.Request; opening: HTML of what comes first; sections: (key, title, HTML)."""
     return PAGE.substitute(
-        title=esc(title), style=style_sheet(), header=_header(data, title, sections),
+        title=esc(title), style=style_sheet(), header=f"{_header(kicker, title, request, sections)}\n{opening}",
         version=f" {esc(version)}" if version else "",
-        sections="\n".join(_section(*section) for section in sections))  # fmt: skip
+        sections="\n".join(section(*entry) for entry in sections))  # fmt: skip
 
 
-def _section(key, title, body):
+def section(key, title, body):
     return f'<section id="{key}" aria-labelledby="{key}-title">\n<h2 id="{key}-title">{esc(title)}</h2>\n{body}\n</section>'
 
 
-def _header(data, title, sections):
-    facts = [("Forget", data.request.concept), ("Model", data.request.model), ("Family", _family(data.request.family))]
+def _header(kicker, title, request, sections):
+    facts = [("Forget", request.concept), ("Model", request.model), ("Family", family_name(request.family))]
     facts = "".join(f"<div><dt>{esc(name)}</dt><dd>{esc(text)}</dd></div>" for name, text in facts if text)
     links = "".join(f'<a href="#{key}">{esc(name)}</a>' for key, name, _ in sections)
     nav = f'\n<nav aria-label="Sections">{links}</nav>' if len(sections) > 1 else ""
-    return (f'<header>\n<p class="kicker">Unlearning report</p>\n<h1>{esc(title)}</h1>\n<dl>{facts}</dl>{nav}\n</header>\n'
-            f"{results.verdict_section(data)}")  # fmt: skip
+    return f'<header>\n<p class="kicker">{esc(kicker)}</p>\n<h1>{esc(title)}</h1>\n<dl>{facts}</dl>{nav}\n</header>'
 
 
-def _family(name):
+def family_name(name):
     return {"clip": "CLIP", "vlm": "Vision-language model", "diffusion": "Diffusion"}.get(name, name)

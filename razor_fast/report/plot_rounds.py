@@ -9,7 +9,7 @@ from .data import ReportData
 from .svg import Figure
 from .verdict import forget_metric, kept_metrics
 
-__all__ = ["round_plots"]
+__all__ = ["end_labels", "percent_ticks", "quiet", "round_plots"]
 
 _LINES = (
     (svg.KEEP, "o", "-"),
@@ -86,10 +86,10 @@ def _round_plot(data, title, names, limits, limit_word, lines, from_zero):
     ticks = list(range(0, last + 1, max(1, math.ceil(last / 8))))
     axes.set_xticks(ticks, ["before" if t == 0 else f"round {t}" if last <= 4 else str(t) for t in ticks])
     axes.set_ylim(low, high)
-    _percent_ticks(axes, terms[names[0]].kind)
-    _quiet(axes)
+    percent_ticks(axes, terms[names[0]].kind)
+    quiet(axes)
     colours = [colour for colour, _, _ in _cycle(lines, len(names))]
-    _end_labels(axes, [(values[n][-1], terms[n], colour) for n, colour in zip(names, colours) if values[n]])
+    end_labels(axes, [(values[n][-1], terms[n], colour) for n, colour in zip(names, colours) if values[n]], 250)
     if handles:
         axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(-0.03, 1.0), frameon=False, fontsize=11,
                     labelcolor=svg.INK, handlelength=2.2, borderaxespad=0.2, borderpad=0.2, labelspacing=0.3)  # fmt: skip
@@ -97,10 +97,10 @@ def _round_plot(data, title, names, limits, limit_word, lines, from_zero):
     return Figure(title, svg.render(figure, label, f"rounds-{title}"))
 
 
-def _end_labels(axes, ends):
-    """The last value of each line at its end, kept apart where lines end close to each other."""
+def end_labels(axes, ends, height):
+    """The last value of each line at its end, kept apart where lines end close to each other. height: of the figure."""
     low, high = axes.get_ylim()
-    line = 13 / (axes.get_position().height * 250) * (high - low)
+    line = 13 / (axes.get_position().height * height) * (high - low)
     above = None
     for (x, y), entry, colour in sorted(ends, key=lambda end: end[0][1]):
         place = y if above is None else max(y, above + line)
@@ -133,7 +133,7 @@ def _range(shown, probed, from_zero, kind):
     return low - pad, high + pad
 
 
-def _percent_ticks(axes, kind):
+def percent_ticks(axes, kind):
     low, high = axes.get_ylim()
     raw = (high - low) / 6
     step = 10 ** math.floor(math.log10(raw))
@@ -149,7 +149,7 @@ def _percent_ticks(axes, kind):
     axes.set_yticks(ticks, labels)
 
 
-def _quiet(axes):
+def quiet(axes):
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color(svg.RULE)

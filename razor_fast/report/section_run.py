@@ -11,7 +11,7 @@ from .plot_scores import rounds_of_units, score_legend, score_maps
 from .verdict import forget_metric, kept_metrics
 from .words import esc
 
-__all__ = ["scores", "rounds", "edit", "settings", "notes"]
+__all__ = ["edit", "edit_section", "notes", "rounds", "scores", "settings", "settings_section"]
 
 MOST_SCORES = 150
 
@@ -114,7 +114,11 @@ CHECKED = {True: "yes, checked", False: "NO: the check failed", None: "not check
 
 
 def edit(data):
-    edit = data.edit
+    return edit_section(data.edit)
+
+
+def edit_section(edit):
+    """edit: data.EditFacts or None."""
     if edit is None:
         return ""
     rows = [f'<tr><th scope="row">{unit_name(unit.name)}</th><td class="n">{whole(unit.elements)}</td>'
@@ -134,16 +138,19 @@ def edit(data):
 
 
 def settings(data):
+    return settings_section({**data.settings, **({"spent": data.totals} if data.totals else {})})
+
+
+def settings_section(known):
+    """Settings by name: small ones as facts, large ones folded."""
     simple, nested = [], []
-    for name, value in data.settings.items():
+    for name, value in known.items():
         if isinstance(value, dict) and len(value) <= 6 and not any(isinstance(v, (dict, list)) for v in value.values()):
             simple.append((name, ", ".join(f"{esc(key)} {_setting(item)}" for key, item in value.items())))
         elif isinstance(value, dict):
             nested.append((name, value))
         elif value is not None and value != []:
             simple.append((name, _setting(value)))
-    if data.totals:
-        simple.append(("spent", ", ".join(f"{esc(key)} {_setting(item)}" for key, item in data.totals.items())))
     parts = [facts([(_label(name), text) for name, text in simple])] if simple else []
     for name, value in nested:
         inside = facts([(key, _setting(item)) for key, item in value.items()])

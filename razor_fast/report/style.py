@@ -70,6 +70,9 @@ tbody tr{border-bottom:1px solid var(--rule)}
 .metrics .note td{padding-top:.1rem;padding-bottom:.6rem;font-size:.8125rem}
 .metrics .note span{display:block;max-width:44rem}
 .metrics small{display:block;font-size:.75rem;color:var(--muted);font-weight:400}
+.dense{width:100%}
+.dense small,td small{display:block;font-size:.75rem;color:var(--muted);font-weight:400}
+.state{color:var(--state);font-weight:600;white-space:nowrap}
 .unmeasured{color:var(--muted);font-size:.8125rem}
 .over{color:var(--bad);font-weight:600}
 figure{margin:0}

@@ -93,9 +93,16 @@ def esc(value) -> str:
 
 def term(data: ReportData, name: str) -> Term:
     """How to show a metric: the caller's word, the report's own, or a guess from the name."""
-    found = data.terms.get(name) or TERMS.get(name)
+    found = data.terms.get(name)
     if found is not None:
         return found if found.label else found.model_copy(update={"label": _spaced(name)})
+    return term_of(name)
+
+
+def term_of(name: str) -> Term:
+    """How to show a metric that no caller has a word for: the report's own word, or a guess from the name."""
+    if name in TERMS:
+        return TERMS[name]
     direction = "down" if name.startswith("forget") else "up" if name.startswith("retain") else ""
     kind = "share" if name.endswith(_SHARES) else "cosine" if name.endswith(("alignment", "cosine")) else "number"
     return Term(label=_spaced(name), direction=direction, kind=kind)

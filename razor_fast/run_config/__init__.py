@@ -21,7 +21,8 @@ from .sections import PART_NAMES, DataSection, Run, SideSection, SourceSection
 from .vlm import VlmRunConfig
 
 __all__ = ["FAMILIES", "PART_NAMES", "DataSection", "DiffusionRunConfig", "ModelSection", "Run", "RunConfig", "SideSection",
-           "SourceSection", "TaskSection", "VlmRunConfig", "load_run_config", "section_class"]  # fmt: skip
+           "SourceSection", "TaskSection", "VlmRunConfig", "load_run_config", "run_config",
+           "section_class"]  # fmt: skip
 
 FAMILIES = {"clip": RunConfig, "diffusion": DiffusionRunConfig, "vlm": VlmRunConfig}
 
@@ -46,3 +47,11 @@ def load_run_config(path: str | os.PathLike, overrides: list[str] | tuple[str, .
         return root(**tree)
     except ConfigError as error:
         raise ConfigError(describe(error.__cause__, str(path), root, lines, overrides)) from None
+
+
+def run_config(tree: dict) -> Run:
+    """The configuration that model_dump(mode="json", exclude_unset=True) gave, as a run keeps it. Raises ConfigError."""
+    root = FAMILIES.get(tree.get("family", "clip"))
+    if root is None:
+        raise ConfigError(f"family is {tree.get('family')!r}; expected one of {', '.join(FAMILIES)}")
+    return root(**tree)

@@ -1,0 +1,104 @@
+"""Several requests in a row on one model: each earlier one asked again after each new one, and all of them taken back.
+
+Edits made one after another stack (edit_stack.py). Taken back in the reverse order they always fit; in another order they do
+where later edits touched nothing of the one that goes, and else edit.revert refuses by name, before anything is changed.
+"""
+
+from dataclasses import dataclass, field
+
+from ..edit import Edit, stack
+from ..errors import BaseMismatchError, ConfigError, EditError
+from ..fingerprint import fingerprint
+
+__all__ = ["Recheck", "Sequence", "revert_in_order", "unlearn_in_sequence"]
+
+
+@dataclass(frozen=True)
+class Recheck:
+    """`metrics`: of `request` on test, right after `after` was forgotten. Both are names of requests."""
+
+    after: str
+    request: str
+    metrics: dict
+
+
+@dataclass
+class Sequence:
+    """edits: request -> its Edit, or None where nothing was changed. before: request -> test metrics of the unedited model.
+
+    rechecks: in order. stacked: all edits as one, or None without any. stacked_is_model: whether the stack's hash is that of the
+    model the last edit left.
+    """
+
+    edits: dict = field(default_factory=dict)
+    before: dict = field(default_factory=dict)
+    rechecks: list = field(default_factory=list)
+    stacked: Edit | None = None
+    stacked_is_model: bool | None = None
+
+    def history(self, request, metric):
+        """The values of a request's metric: before anything, then after each request from its own on."""
+        return [self.before[request][metric], *(r.metrics[metric] for r in self.rechecks if r.request == request)]
+
+
+def unlearn_in_sequence(tasks, unlearn):
+    """Forget several things one after another, in place, and ask each earlier one again. Returns the Sequence.
+
+    tasks: {name of the request: Task}, in order, all on one model and built before the first edit, so that what is to stay is
+    what it was. unlearn: called with a task; returns its Edit, with old values, or None (`lambda task: unlearn(task).edit`).
+    Raises ConfigError when the tasks are not on one model; what `unlearn` raises leaves the edits before it in the model.
+    """
+    models = {id(task.model) for task in tasks.values()}
+    if len(models) != 1:
+        raise ConfigError(f"{len(tasks)} requests on {len(models)} models; requests in a row are made of one model")
+    found = Sequence(before={name: dict(task.evaluate("test")) for name, task in tasks.items()})
+    model = next(iter(tasks.values())).model
+    for name, task in tasks.items():
+        found.edits[name] = unlearn(task)
+        for earlier in found.edits:
+            found.rechecks.append(Recheck(name, earlier, dict(tasks[earlier].evaluate("test"))))
+    made = [edit for edit in found.edits.values() if edit is not None]
+    if made:
+        found.stacked = stack(made)
+        found.stacked_is_model = found.stacked.manifest.model.edited_sha256 == fingerprint(model).model
+    return found
+
+
+def revert_in_order(model, edits, order):
+    """Take back edits in the order of `order`, names of `edits` ({name: Edit}), all of them or none.
+
+    Raises BaseMismatchError naming the request that cannot go yet, and the later one that changed the same weights; what had been
+    taken back already is put back first, so that the model is the one that was given. EditError for an edit without old values,
+    ConfigError for a name that is not there.
+    """
+    unknown = [name for name in order if name not in edits]
+    if unknown:
+        raise ConfigError(f"there is no request {unknown[0]!r}; there are {', '.join(edits)}")
+    done = []
+    try:
+        for name in order:
+            edits[name].revert(model)
+            done.append(name)
+    except EditError as error:
+        for earlier in reversed(done):
+            edits[earlier].apply(model)
+        if not isinstance(error, BaseMismatchError):
+            raise
+        later = [
+            n for n in list(edits)[list(edits).index(name) + 1 :] if n not in done and _share(edits[n], edits[name])
+        ]
+        because = f"{' and '.join(later)} changed the same weights after it: take {'them' if len(later) > 1 else 'it'} back first"
+        raise BaseMismatchError(
+            f"{name} cannot be taken back now: {because if later else error}. Nothing was changed."
+        ) from error
+
+
+def _share(a, b):
+    """Whether two edits touch a common element."""
+    return any(
+        x.parameter == y.parameter
+        and max(x.row, y.row) < min(x.row + x.rows, y.row + y.rows)
+        and max(x.column, y.column) < min(x.column + x.columns, y.column + y.columns)
+        for x in a.slices
+        for y in b.slices
+    )
