@@ -10,8 +10,11 @@ from toy import model_bytes
 
 import razor_fast as rf
 from razor_fast import method_config as mc
-from razor_fast.errors import MethodError, NonFiniteError
+from razor_fast.errors import MethodError, NonFiniteError, RunDirectoryError
 from razor_fast.methods import lotus, slug
+from razor_fast.methods.training import Steps
+from razor_fast.methods.weights import Weights
+from razor_fast.units import find_units
 
 TRAINS = {
     "ga": mc.AscentConfig(epochs=3, optimizer="sgd", learning_rate=0.05, weight_decay=0.01),
@@ -295,6 +298,44 @@ def test_an_interrupted_method_leaves_the_model_as_it_was(method):
     assert model_bytes(task.model) == before
     assert {n: p.requires_grad for n, p in task.model.named_parameters()} == wanted
     assert all(p.grad is None for p in task.model.parameters()) and not task.model.first._forward_pre_hooks
+
+
+@pytest.mark.parametrize("method", ["salun", "slug"])
+def test_a_run_that_was_interrupted_begins_again_and_ends_in_the_same_edit(method, tmp_path):
+    def stop(event):
+        if type(event).__name__ in ("Trained", "Probed"):
+            raise KeyboardInterrupt
+
+    whole = rf.unlearn(SmallTask(), EVERY[method], method=method, run_directory=tmp_path / "whole")
+    task = SmallTask()
+    with pytest.raises(KeyboardInterrupt):
+        rf.unlearn(task, EVERY[method], method=method, run_directory=tmp_path / "run", on_event=stop)
+    for _ in range(2):  # goes on, and is found finished: the same result twice
+        again = rf.unlearn(task, EVERY[method], method=method, run_directory=tmp_path / "run")
+        assert again.edit.sha256 == whole.edit.sha256 and again.metrics == whole.metrics
+        again.edit.revert(task.model)
+    same_file = [(tmp_path / name / "edit.safetensors").read_bytes() for name in ("whole", "run")]
+    assert same_file[0] == same_file[1]
+    with pytest.raises(RunDirectoryError, match="holds a run with other settings"):
+        rf.unlearn(task, EVERY["ft"], method="ft", run_directory=tmp_path / "run")
+
+
+def test_weights_in_any_memory_order_are_trained():
+    """A convolution in channels_last, and one that is transposed in memory: what a flat view would write elsewhere."""
+    for masks in (None, lambda p: torch.arange(p.numel()).view(p.shape) % 2 == 0):
+        models = [torch.nn.Conv2d(3, 4, 2, dtype=torch.float64) for _ in range(2)]
+        models[1].load_state_dict(models[0].state_dict())
+        models[0].to(memory_format=torch.channels_last)
+        assert not models[0].weight.is_contiguous()
+        x = torch.randn(2, 3, 5, 5, dtype=torch.float64)
+        for model in models:
+            weights = Weights(model, find_units(model, heads=False, exclude=()))
+            inside = None if masks is None else {n: masks(p) for n, p in weights.parameters.items()}
+            step = Steps(weights, mc.AscentConfig(optimizer="sgd", learning_rate=0.1), inside)
+            for _ in range(3):
+                step([("loss", model(x).square().mean(), 1.0)], model)
+        for p, q in zip(*(model.parameters() for model in models)):
+            torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-12)
 
 
 def test_training_that_diverges_is_refused_and_undone():
