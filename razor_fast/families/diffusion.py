@@ -16,6 +16,7 @@ from ..errors import ConceptError, ConfigError, NonFiniteError
 from ..evaluation.canvas import canvas_metrics
 from ..memory import memory_advice
 from ..threads import fixed
+from .diffusion_audit import image_log_probs, outcomes, relearning_losses
 from .diffusion_data import frozen_predictions, pixels, retained, training_latents
 from .diffusion_generation import generate
 from .diffusion_model import adapter_for
@@ -314,6 +315,33 @@ class DiffusionTask:
                 batch_size=drawing.batch_size,
             )
         return images, prompts
+
+    # -- what an audit asks for, see task.Audited and diffusion_audit.py
+
+    #: see task.Audited: images are drawn from prompts of the test part, which neither gradients nor the search saw
+    audited_sets = {"unseen": [("test", "forget"), ("test", "retain")]}
+
+    @property
+    def forget_samples(self):
+        return len(self.latents["forget"])
+
+    @property
+    def prediction_classes(self):
+        return list(self.classifiers[self.prompts.domain].classes)
+
+    @fixed
+    def outcomes(self, part):
+        """See task.Audited: what each image drawn is called."""
+        return outcomes(self, part)
+
+    @fixed
+    def class_log_probs(self, part, side):
+        """See task.Audited: of the classifier of the concept's domain, on the images drawn."""
+        return image_log_probs(self, part, side)
+
+    def relearning_losses(self, count, step, seed):
+        """See task.Audited: prediction losses on `count` forget images."""
+        return relearning_losses(self, count, step, seed)
 
     def describe(self):
         return {

@@ -44,8 +44,9 @@ class Audited(Protocol):
         """{metric: float64 [N]}: sample by sample values that metrics of `evaluate` are means of, for intervals."""
 
     def class_log_probs(self, part: str, side: str) -> tuple[Tensor, Tensor]:
-        """(log-probabilities [N, C], true classes int64 [N]) of a side ("forget", "retain") of "train" or "test"; the classes
-        are named by `self.classes`. For distances between models."""
+        """(log-probabilities [N, C], true classes int64 [N]) of a side ("forget", "retain") of "train" or "test", for distances
+        between models. The classes are named by `self.prediction_classes`, or `self.classes`; `self.audited_sets`, where there
+        is one, maps "forget", "retain" and "unseen" to the (part, side) pairs that it can be asked for."""
 
     def membership_features(self) -> tuple[dict, dict]:
         """({feature: [N]}, {feature: [M]}), numpy: of forget samples the model was trained on, and of ones it never saw. None

@@ -15,6 +15,7 @@ from ..evaluation.answers import answer_margins, answer_shares, is_right, verdic
 from ..memory import memory_advice
 from ..threads import fixed
 from .vlm_alignment import CaptionAlignment, DirectionAlignment
+from .vlm_audit import candidates, first_token_log_probs, membership_features, outcomes, relearning_losses
 from .vlm_checkpointing import Checkpointing
 from .vlm_model import VlmAdapter
 from .vlm_parts import freeze_all_but
@@ -259,6 +260,46 @@ class VlmTask:
         return self.adapter.generate(
             questions, max_new_tokens=self.max_new_tokens, batch_size=self.evaluation_batch_size
         )
+
+    # -- what an audit asks for, see task.Audited and vlm_audit.py
+
+    @property
+    def forget_samples(self):
+        return len(self.parts["forget.train"])
+
+    @property
+    def prediction_classes(self):
+        """The tokens that answers begin with, as texts."""
+        return self.adapter.decode([[token] for token in candidates(self)])
+
+    @property
+    def audited_sets(self):
+        """See task.Audited: neutral questions are to be kept too."""
+        return {
+            "forget": [("train", "forget")],
+            "retain": [("train", side) for side in self.parts.sides("train") if side != "forget"],
+            "unseen": [("test", side) for side in self.parts.sides("test")],
+        }
+
+    @fixed
+    def outcomes(self, part):
+        """See task.Audited: shares of right answers, question by question."""
+        return outcomes(self, part)
+
+    @fixed
+    def class_log_probs(self, part, side):
+        """See task.Audited: of the first token of the answer."""
+        return first_token_log_probs(self, part, side)
+
+    @fixed
+    def membership_features(self):
+        """See task.Audited: the answer's loss and margin."""
+        enough = min(len(self.parts[f"forget.{part}"]) for part in ("train", "test")) >= 2
+        return membership_features(self) if enough else None
+
+    def relearning_losses(self, count, step, seed):
+        """See task.Audited: answer losses on `count` forget.train questions; the editable parts learn."""
+        return relearning_losses(self, count, step, seed)
 
     def describe(self):
         return {
