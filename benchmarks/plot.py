@@ -1,9 +1,10 @@
-"""Draws results files: a roofline of all operators, time against parameters for segment_stats, and comparisons of methods.
+"""Draws results files: a roofline of all operators, time against parameters for segment_stats, comparisons of methods, and
+the sweep of RAZOR's settings.
 
     python -m benchmarks.plot benchmarks/results [--out docs/figures]
 
 For the newest version of each device in the folder: <device>-roofline.svg and <device>-scaling.svg; for each compare_<data>.csv:
-compare-<data>.svg. The same rows give the same bytes.
+compare-<data>.svg; for sweep.csv: sensitivity.svg. The same rows give the same bytes.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from matplotlib.ticker import NullFormatter
 
 from benchmarks.quality.comparing.figure import forget_against_retain
 from benchmarks.quality.comparing.rows import read_rows
+from benchmarks.quality.sensitivity import sensitivity
 
 OURS, OTHERS = "#c1440e", ("#4c566a", "#7b88a1", "#a3b1c2", "#2e6f95", "#6a994e")
 NAMES = {"slug_habit": "SLUG's loop", "eager": "eager", "foreach": "foreach", "compiled": "torch.compile",
@@ -131,6 +133,10 @@ def main() -> None:
     for data, file in comparisons(given.results).items():
         path = given.out / f"compare-{data}.svg"
         save(forget_against_retain(data, read_rows(file)), path)
+        print(f"wrote {path}")
+    if (given.results / "sweep.csv").exists():
+        path = given.out / "sensitivity.svg"
+        save(sensitivity(read(given.results / "sweep.csv")), path)
         print(f"wrote {path}")
 
 

@@ -16,6 +16,7 @@ from benchmarks import bars
 from benchmarks.plot import comparisons, latest, newest
 from benchmarks.quality.comparing.rows import read_rows
 from benchmarks.quality.comparing.section import comparison_section
+from benchmarks.quality.sensitivity import sweep_section
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -150,6 +151,9 @@ def page():
     for data, path in comparisons(RESULTS).items():
         figure = f"figures/compare-{data}.svg"
         lines += ["", *comparison_section(data, read_rows(path), figure if (PAGE.parent / figure).exists() else None)]
+    if (RESULTS / "sweep.csv").exists():
+        figure = "figures/sensitivity.svg"
+        lines += ["", *sweep_section(read(RESULTS / "sweep.csv"), figure if (PAGE.parent / figure).exists() else None)]
     for path, rows in files.items():
         lines += ["", *operators_section(path, rows)]
     return "\n".join(lines) + "\n"

@@ -7,6 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(Path(__file__).parent), str(ROOT)]
 
+import pytest  # noqa: E402
 from toy import ToyTask, model_bytes  # noqa: E402
 
 from benchmarks.quality import sweep  # noqa: E402
@@ -35,3 +36,22 @@ def test_one_parameter_at_a_time_and_nothing_twice(tmp_path, monkeypatch):
     assert len(kept) == len(rows) + len(sweep.VARIED["initial_units"]) and made == ["seven", "seven"]
     sweep.sweep("clip", "seven", 0, given, kept)
     assert len(made) == 2
+
+
+def rows_of(task="clip", **losses):
+    return [
+        {"task": task, "forget": "seven", "seed": "0", "parameter": name, "value": str(value), "loss": str(loss)}
+        for name, pairs in losses.items()
+        for value, loss in pairs.items()
+    ]
+
+
+def test_the_section_names_the_best_value_and_the_default():
+    pytest.importorskip("matplotlib")
+    from benchmarks.quality.sensitivity import sensitivity, sweep_section
+
+    rows = rows_of(alpha={0.0: 0.2, 0.5: 0.1, 1.0: 0.3}, rho={0.5: 0.2, 1.0: 0.2})
+    lines = sweep_section(rows)
+    assert "| clip | alpha | 1 | 0.300 | 0.5 | 0.100 |" in lines and "| clip | rho | 1 | 0.200 | 1 | 0.200 |" in lines
+    drawn = [axes.get_title() for axes in sensitivity(rows).axes if axes.get_visible()]
+    assert drawn == ["alpha", "rho"]

@@ -23,7 +23,7 @@ __all__ = ["BUDGET", "GRIDS", "choose"]
 BUDGET = 200
 # A retrained model keeps some seven tenths of the original's captions, so keeping all of them is not what to search for.
 LOOSE = {"forget_target": 0.04, "retain_tolerance": 0.005, "tolerances": {"retrieval_stability": 0.2}}
-SELECTED = [{**LOOSE, "lambda_retain": r, "lambda_mismatch": m} for r, m in ((1.0, 1.0), (3.0, 5.0), (5.0, 10.0))]
+SELECTED = [{**LOOSE, "lambda_retain": r, "lambda_mismatch": m} for r, m in ((1.0, 1.0), (3.0, 5.0), (5.0, 10.0), (10.0, 30.0))]
 
 
 def trained(*rates, **options):
