@@ -5,6 +5,7 @@
 #   make demo-diffusion                             the same with a small Stable Diffusion
 #   make demo-vlm                                   the same with a small LLaVA
 #   make demo-seeds   the demos' bars, mean of three seeds
+#   make compare DATA=folder     all methods on CIFAR-10 (hours on two cores; goes on where it was stopped)
 #   make results      docs/results.md and README's figures from benchmarks/results
 
 PYTHON ?= python3
@@ -21,7 +22,7 @@ export OMP_WAIT_POLICY ?= passive
 
 NATIVE := setup.py $(wildcard csrc/*.* csrc/*/*.*)
 
-.PHONY: demo demo-diffusion demo-vlm demo-seeds test bench results lint gpu-check clean
+.PHONY: demo demo-diffusion demo-vlm demo-seeds compare test bench results lint gpu-check clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMPS)/installed
@@ -37,6 +38,10 @@ demo-seeds: $(STAMPS)/installed
 	$(BIN)/python -m benchmarks.quality.demo_clip
 	$(BIN)/python -m benchmarks.quality.demo_diffusion
 	$(BIN)/python -m benchmarks.quality.demo_vlm
+
+compare: $(STAMPS)/installed
+	@test -n "$(DATA)" || { echo "compare needs the folder of the data: make compare DATA=folder"; exit 2; }
+	$(BIN)/python -m benchmarks.quality.compare --data "$(DATA)" --out benchmarks/results/compare_cifar10.csv
 
 test: $(STAMPS)/installed
 	$(BIN)/pytest

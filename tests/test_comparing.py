@@ -168,6 +168,12 @@ def test_settings_are_chosen_by_the_distance_on_validation_data(small, tmp_path,
     assert made[count:] == [made[count - 1]]
 
 
+def test_of_nearly_equal_settings_the_faster_is_chosen():
+    trials = [{"loss": loss, "cpu_seconds": seconds} for loss, seconds in ((0.42, 70), (0.44, 19), (0.6, 5))]
+    assert choosing.best_of(trials)["loss"] == 0.44 and choosing.best_of(trials[::2])["loss"] == 0.42
+    assert choosing.best_of([{"loss": 0.42, "cpu_seconds": 20}, trials[1]])["loss"] == 0.42
+
+
 def test_without_the_data_it_says_so(tmp_path, capsys, monkeypatch):
     from benchmarks.quality import compare
 

@@ -36,6 +36,8 @@ def test_one_parameter_at_a_time_and_nothing_twice(tmp_path, monkeypatch):
     assert len(kept) == len(rows) + len(sweep.VARIED["initial_units"]) and made == ["seven", "seven"]
     sweep.sweep("clip", "seven", 0, given, kept)
     assert len(made) == 2
+    same = [row["loss"] for row in kept if (row["parameter"], row["value"]) in (("alpha", "1.0"), ("rho", "1.0"))]
+    assert len(same) == 2 and same[0] == same[1]
 
 
 def rows_of(task="clip", **losses):

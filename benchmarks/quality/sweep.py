@@ -71,7 +71,7 @@ def main():
 
 def sweep(name, forget, seed, given, rows):
     """Runs what `rows` lacks of one task, and adds it there and to the file."""
-    task = None
+    task, unvaried = None, None
     for parameter in given.parameters:
         for value in VARIED[parameter]:
             key = dict(zip(KEY, map(str, (name, forget, seed, parameter, value))))
@@ -80,7 +80,12 @@ def sweep(name, forget, seed, given, rows):
             if task is None:
                 task, config = TASKS[name](forget, seed, given.cache)
                 before = task.evaluate("validation")
-            began = time.process_time()
+            began, same = time.process_time(), getattr(config, parameter) == value
+            # every parameter is once at the value that it has anyway: one run for all of them
+            if same and unvaried:
+                rows.append(key | {c: v for c, v in unvaried.items() if c not in KEY})
+                write(given.out, rows)
+                continue
             found = run_once(task, config.model_copy(update={parameter: value}))
             found |= {
                 "forget_metric": found[task.forget_metric],
@@ -88,6 +93,7 @@ def sweep(name, forget, seed, given, rows):
                 "cpu_seconds": time.process_time() - began,
             }
             row = key | {c: f"{v:.5g}" if isinstance(v := found[c], float) else str(v) for c in COLUMNS if c not in KEY}
+            unvaried = row if same else unvaried
             rows.append(row)
             write(given.out, rows)
             print(", ".join(f"{k} {v}" for k, v in row.items()), file=sys.stderr, flush=True)

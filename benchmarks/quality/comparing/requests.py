@@ -47,7 +47,7 @@ def cifar_task(folder, weights, concept, seed, progress):
     preprocess, tokenizer = preprocessing(recipe)
     return ClipTask(
         models[0], parts, concept, preprocess=preprocess, tokenizer=tokenizer, classes=CLASSES, templates=TEMPLATES,
-        reference=models[1], batch_size=64, gradient_batches=6, seed=seed,
+        reference=models[1], batch_size=64, gradient_batches=3, seed=seed,
     )  # fmt: skip
 
 
