@@ -155,13 +155,15 @@ def test_the_verdict_follows_the_numbers(audited):
     assert verdict(found)[0] == "good" and {f.state for f in findings(found)} == {"good"}
     for change_, question in (
         ({"unlearned": good["unlearned"] | {"forget_accuracy": 0.07}}, "Is it forgotten?"),
+        ({"unlearned": good["unlearned"] | {"forget_accuracy": 0.0}}, "Does it answer as if retrained?"),
         ({"unlearned": good["unlearned"] | {"retain_accuracy": 0.89}}, "Is everything else still there?"),
         ({"gap": 0.021}, "Does it leak?"),
         ({"quantized": ("returns", ["forget_accuracy"])}, "Does it withstand quantization?"),
         ({"areas": {"unlearned": 0.23, "retrained": 0.2}}, "Does fine-tuning bring it back?"),
     ):
         failing = with_values(**(good | change_))
-        assert [f.question for f in findings(failing) if f.state == "bad"] == [question]
+        both = [question, "Does it answer as if retrained?"] if question == "Is it forgotten?" else [question]
+        assert [f.question for f in findings(failing) if f.state == "bad"] == both
         assert verdict(failing)[0] == ("bad" if question == "Is it forgotten?" else "mixed")
 
 

@@ -13,7 +13,7 @@ TINY = 1e-9
 
 #: what an edit is held against; shares and AUCs, ratios for areas
 BARS = {
-    "forget": 0.02,  # forget metric above the retrained model's
+    "forget": 0.02,  # forget metric above the retrained model's, and either way from it
     "retain": 0.005,  # fall of a kept metric from the original's
     "retrieval_stability": 0.01,  # fall of this one, which the original has at 1
     "privacy": 0.02,  # membership AUC above the retrained model's
@@ -32,7 +32,7 @@ class Finding:
 
 def findings(record: AuditRecord) -> list[Finding]:
     """One Finding for each question the record can answer, in the order of the page."""
-    makers = (_forgets, _keeps, _leaks, _withstands_rounding, _relearns, _can_be_undone)
+    makers = (_forgets, _resembles, _keeps, _leaks, _withstands_rounding, _relearns, _can_be_undone)
     return [found for make in makers if (found := make(record)) is not None]
 
 
@@ -85,6 +85,21 @@ def _forgets(record):
     allowed = reference + BARS["forget"]
     text += f", and {words.value(reference, 'share')} for the retrained model (bar: at most {_points(BARS['forget'])} more)."
     return Finding("good" if now <= allowed + TINY else "bad", FORGETS, text)
+
+
+def _resembles(record):
+    metric = record.forget_metric
+    now, reference = record.value("unlearned", metric), record.value("retrained", metric)
+    if now is None or reference is None:
+        return None
+    text = f"{words.term_of(metric).label} is {words.difference(now, reference, 'share')} from the retrained model\u2019s"
+    text += f" (bar: within {_points(BARS['forget'])}); forgetting more than retraining does can itself be told."
+    rows = {row.column: row for row in record.distances if row.data == "unseen"}
+    if "unlearned" in rows and rows["unlearned"].agreement.value is not None:
+        text += f" On unseen data both name the same class in {words.value(rows['unlearned'].agreement.value, 'share')} of cases"
+        before = rows["original"].agreement.value if "original" in rows else None
+        text += f", the original in {words.value(before, 'share')}." if before is not None else "."
+    return Finding("good" if abs(now - reference) <= BARS["forget"] + TINY else "bad", "Does it answer as if retrained?", text)
 
 
 def _keeps(record):
@@ -150,7 +165,7 @@ def _relearns(record):
         told.append(f"{arm.arm} {own:.3f} against {reference:.3f}")
     if not told:
         return None
-    against = f" of the retrained model's (bar: at most {BARS['recovery']:g} times)" if state != "none" else ""
+    against = f", against the retrained model\u2019s (bar: at most {BARS['recovery']:g} times)" if state != "none" else ""
     text = f"Areas under the curves of relearning{against}: {'; '.join(told)}."
     return Finding(state, "Does fine-tuning bring it back?", text)
 
