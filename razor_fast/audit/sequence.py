@@ -45,7 +45,8 @@ def unlearn_in_sequence(tasks, unlearn):
     """Forget several things one after another, in place, and ask each earlier one again. Returns the Sequence.
 
     tasks: {name of the request: Task}, in order, all on one model and built before the first edit, so that what is to stay is
-    what it was. unlearn: called with a task; returns its Edit, with old values, or None (`lambda task: unlearn(task).edit`).
+    what it was. The retain data of a later one must not hold what an earlier one forgot, or it is learned again. unlearn: called
+    with a task; returns its Edit, with old values, or None (`lambda task: unlearn(task).edit`).
     Raises ConfigError when the tasks are not on one model; what `unlearn` raises leaves the edits before it in the model.
     """
     models = {id(task.model) for task in tasks.values()}
