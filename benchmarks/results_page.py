@@ -2,7 +2,7 @@
 
     python -m benchmarks.results_page
 
-demo_clip.csv, demo_diffusion.csv and demo_vlm.csv are written by `python -m benchmarks.quality.<name> --out ...`, and
+demo_clip.csv, demo_diffusion.csv, demo_vlm.csv and easyvqa.csv are written by `python -m benchmarks.quality.<name> --out ...`,
 <device>/<version>.csv by `make bench`. compare_<data>.csv is written by `python -m benchmarks.quality.compare --out ...`, and
 sweep.csv by `python -m benchmarks.quality.sweep --out ...`.
 tests/test_results_page.py compares page and block with the files.
@@ -64,14 +64,14 @@ ANSWERS = {"forget_accuracy": "forget questions", "retain_accuracy": "retain que
            "neutral_accuracy": "neutral questions"}  # fmt: skip
 
 
-def requests_section(title, judged, metrics, rows):
-    """A demo with one or several requests: a row for each request and model. metrics: column -> heading."""
+def requests_section(title, command, judged, metrics, rows):
+    """One or several requests: a row for each request and model. command: that made them. metrics: column -> heading."""
     seeds = sorted({int(row["seed"]) for row in rows})
     lines = [
         f"## {title}",
         "",
-        f"`make demo-seeds`: {judged}, mean of {len(seeds)} seeds (least to greatest), each with its own split, models and "
-        "search.",
+        f"`{command}`: {judged}, mean of {len(seeds)} seeds (least to greatest), each with its own split, models and search."
+        if len(seeds) > 1 else f"`{command}`: {judged}, one seed.",
         "",
         "| request | model | " + " | ".join(metrics.values()) + " |",
         "|---|---|" + "---|" * len(metrics),
@@ -81,7 +81,8 @@ def requests_section(title, judged, metrics, rows):
             cells = []
             for metric in metrics:
                 values = [100 * float(r[metric]) for r in rows if r["forget"] == forget and r["model"] == model]
-                cells.append(f"{mean(values):.1f} % ({min(values):.1f} to {max(values):.1f})")
+                spread = f" ({min(values):.1f} to {max(values):.1f})" if len(values) > 1 else ""
+                cells.append(f"{mean(values):.1f} %{spread}")
             lines.append(f"| {forget} | {model} | " + " | ".join(cells) + " |")
     return lines
 
@@ -142,12 +143,14 @@ def page():
     files = {path: latest(read(path)) for path in newest(RESULTS).values()}
     lines = ["# Results", "", made, "", "## The bars", "", *bars_table(files.values()), "", *NOTES.splitlines(), ""]
     lines += demo_section(read(RESULTS / "demo_clip.csv"))
-    for name, title, judged, metrics in (
-        ("demo_diffusion.csv", "The diffusion demo", "test prompts and seeds", CANVAS),
-        ("demo_vlm.csv", "The vision-language demo", "test questions answered right", ANSWERS),
-    ):
+    for name, title, command, judged, metrics in (
+        ("demo_diffusion.csv", "The diffusion demo", "make demo-seeds", "test prompts and seeds", CANVAS),
+        ("demo_vlm.csv", "The vision-language demo", "make demo-seeds", "test questions answered right", ANSWERS),
+        ("easyvqa.csv", "easy-VQA", "python -m benchmarks.quality.easyvqa --data FOLDER", "test questions answered right",
+         ANSWERS | {"indirect_accuracy": "indirect questions"}),
+    ):  # fmt: skip
         if (RESULTS / name).exists():
-            lines += ["", *requests_section(title, judged, metrics, read(RESULTS / name))]
+            lines += ["", *requests_section(title, command, judged, metrics, read(RESULTS / name))]
     for data, path in comparisons(RESULTS).items():
         figure = f"figures/compare-{data}.svg"
         lines += ["", *comparison_section(data, read_rows(path), figure if (PAGE.parent / figure).exists() else None)]

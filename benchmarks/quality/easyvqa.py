@@ -20,10 +20,12 @@ import hashlib
 import json
 import shutil
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.quality import easyvqa_data as data
+from benchmarks.quality.comparing.rows import write_rows
 from razor_fast.config import RazorConfig
 from razor_fast.demo.vlm_training import Recipe, build_model, build_processor, save_whole, train, train_tower
 from razor_fast.families.vlm import VlmTask
@@ -86,13 +88,15 @@ def measure(concept, seed, given):
     """Rows of the original, the unlearned and the retrained model."""
     task = easyvqa_task(given.data, given.cache, concept, seed, given.size, tell)
     run_folder = given.cache / f"run-{concept}-{given.size}-{seed}"
+    began = time.process_time()
     outcome = unlearn(task, RazorConfig(seed=seed, **CONFIG), run_directory=run_folder)
+    cpu_seconds = time.process_time() - began  # of a resumed run, since it was resumed
     columns = {
         "original": outcome.metrics["test"]["before"],
         "unlearned": outcome.metrics["test"]["after"],
         "retrained": task.on(task.reference).evaluate("test"),
     }
-    shared = {"outcome": outcome.outcome, "seconds": round(outcome.totals["seconds"], 1),
+    shared = {"outcome": outcome.outcome, "cpu_seconds": cpu_seconds,
               "share_edited": outcome.edit.summary()["share"] if outcome.edit is not None else 0.0}  # fmt: skip
     shutil.rmtree(run_folder)
     return [{"model": model, **shared, **{m: metrics[m] for m in METRICS}} for model, metrics in columns.items()]
@@ -117,7 +121,8 @@ def main():
             key = {"size": given.size, "seed": str(seed), "forget": concept}
             if not any(all(row[k] == v for k, v in key.items()) for row in rows):
                 rows += [key | row for row in measure(concept, seed, given)]
-                write_rows(given.out, rows)
+                if given.out is not None:
+                    write_rows(given.out, rows)
             for row in (row for row in rows if all(row[k] == v for k, v in key.items())):
                 shares = ", ".join(f"{m.replace('_', ' ')} {float(row[m]):.1%}" for m in METRICS)
                 print(f"{concept}, seed {seed}, {row['model']}: {shares} ({row['outcome']})", flush=True)
@@ -129,15 +134,6 @@ def read_rows(path):
         return []
     with open(path, newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
-
-
-def write_rows(path, rows):
-    if path is None:
-        return
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 if __name__ == "__main__":
