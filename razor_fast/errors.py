@@ -54,6 +54,11 @@ class DeviceMemoryError(RazorError, MemoryError):
     """The device has too little memory; the message says what to lower."""
 
 
+# several ranks
+class DistributedError(RazorError, RuntimeError):
+    """Another rank failed, died or stopped answering."""
+
+
 # data
 class DataError(RazorError, ValueError):
     """A data source is missing, empty, unreadable beyond the share allowed, or of an unknown format."""

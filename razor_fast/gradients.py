@@ -87,7 +87,8 @@ class GradientSource:
         for side in sides:
             try:
                 with self.cost.timed("gradients"), getattr(recorder, side)(), fixed_threads(self.task.model):
-                    self.losses[side] = backward_all(self._counted(self.task.losses(side, draw, self.config.seed)), side)
+                    losses, alone = self.task.losses(side, draw, self.config.seed), recorder.units.wrapping.group is None
+                    self.losses[side] = backward_all(self._counted(losses), side, finite=alone)
             except NoGradientError:
                 if not partial:
                     raise

@@ -8,6 +8,7 @@ which mode takes what is in docs/memory.md. The next piece is `selection.py`.
 import warnings
 from contextlib import contextmanager
 
+from .distributed import together
 from .errors import ConfigError, FrozenParameterError, RecordingError
 from .recording.buffers import Buffers
 from .recording.drawing import backward_all
@@ -85,10 +86,12 @@ class ScoreRecorder:
         self._open = None
 
     def __enter__(self):
+        self._ranks = together(self.units.wrapping, "scoring")
+        self._ranks.__enter__()
         return self
 
     def __exit__(self, *exc_info):
-        return False
+        return self._ranks.__exit__(*exc_info)
 
     def forget(self, last=True):
         """Context: the gradient of the forget loss (not negated), g_f. last: see the modes above."""
@@ -188,5 +191,6 @@ def score(
         )
         mode, micro_batches = "stream", "accumulate"
     recorder = ScoreRecorder(model, units, mode=mode, freeze_others=True, retain_dtype=retain_dtype, hold=hold)
-    sums = run(recorder._recording, forget_loss, retain_loss, micro_batches)
+    with together(units.wrapping, "scoring"):
+        sums = run(recorder._recording, forget_loss, retain_loss, micro_batches)
     return ScoreTable(units, sums, alpha=alpha, eps=eps)

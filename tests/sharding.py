@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import os
 
 import models
 import torch
@@ -18,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import razor_fast as rf
 from razor_fast import ops
-from razor_fast.distributed import Wrapping
+from razor_fast.distributed import Wrapping, even_batches
 from razor_fast.edit import Edit
 from razor_fast.step import StepState
 
@@ -322,3 +323,25 @@ def unlearned(stack, folder, interrupt=None):
     edit.revert(model)
     assert state_bytes(model) == before
     return decided, edit.sha256, [v.numpy() for v in edit.new], outcome.outcome
+
+
+def broken(stack, how):
+    """One rank of a scoring fails: "nan", "none" (no forget batch), "dies"; "lent" has none and goes on. The scores otherwise."""
+    name = "hf siglip"
+    model = wrap(stack, copy.deepcopy(built(name)))
+    units, last = rf.find_units(model), dist.get_rank() == dist.get_world_size() - 1
+    forget, retain = losses(name, model)
+
+    def forget_batches():
+        if last and how == "none":
+            return
+        loss = forget()
+        if last and how == "dies":
+            os._exit(1)
+        yield loss * float("nan") if last and how == "nan" else loss
+
+    def lent_batches():
+        for scale, weight in even_batches([] if last else [torch.ones(()), torch.ones(()) * 3]):
+            yield weight * scale * forget()
+
+    return rf.score(model, units, lent_batches if how == "lent" else forget_batches, retain).rows[0].forget_norm

@@ -85,3 +85,27 @@ def test_a_run_goes_on_where_it_was_killed(pair, tmp_path):
     resumed = pair.run("sharding:unlearned", "fsdp", str(tmp_path / "run"))
     straight = pair.run("sharding:unlearned", "fsdp", str(tmp_path / "straight"))
     assert resumed[0][1] == straight[0][1] and resumed[-1][1] == resumed[0][1]
+
+
+@pytest.mark.parametrize("stack", ["fsdp", "ddp", "tp"])
+def test_a_nan_on_one_rank_is_an_error_on_all(pair, stack):
+    with pytest.raises(ranks.RankError) as caught:
+        pair.run("sharding:broken", stack, "nan")
+    assert [error[0] for error in caught.value.errors] == ["NonFiniteError"] * 2
+    assert all("forget gradient" in error[1] for error in caught.value.errors)
+
+
+def test_a_rank_without_samples_is_lent_one(pair):
+    shared = pair.run("sharding:broken", "fsdp", "lent")
+    alone = pair.run("sharding:broken", "fsdp", "well")
+    assert shared[0] == shared[1] == pytest.approx(2 * alone[0])  # the mean of two batches of scale 1 and 3
+
+
+def test_no_rank_waits_for_one_that_failed_or_died():
+    with ranks.World(2, timeout=5) as world, pytest.raises(ranks.RankError) as caught:
+        world.run("sharding:broken", "fsdp", "none")
+    assert [kind for kind, _ in caught.value.errors] == ["RecordingError"] * 2
+    assert "gave no micro-batch (on rank 1, while scoring)" in caught.value.errors[0][1]
+    with ranks.World(2, timeout=30) as world, pytest.raises(ranks.RankError) as caught:
+        world.run("sharding:broken", "fsdp", "dies")
+    assert caught.value.errors[0][0] == "DistributedError" and caught.value.errors[1][0] == "died"

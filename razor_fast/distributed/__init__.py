@@ -3,10 +3,22 @@
 The engine is torch.distributed; this room only cuts slices at shard borders. Calls matrix and errors.
 """
 
+from .batches import even_batches
 from .cut import Cut
 from .layout import Layout
 from .slices import read_slice, write_slice
+from .together import together
 from .windows import is_sharded, local_tensor
 from .wrapping import Wrapping
 
-__all__ = ["Cut", "Layout", "Wrapping", "is_sharded", "local_tensor", "read_slice", "write_slice"]
+__all__ = [
+    "Cut",
+    "Layout",
+    "Wrapping",
+    "even_batches",
+    "is_sharded",
+    "local_tensor",
+    "read_slice",
+    "together",
+    "write_slice",
+]

@@ -3,7 +3,7 @@
 import json
 from contextlib import closing
 
-from ..distributed import Wrapping
+from ..distributed import Wrapping, together
 from ..errors import MethodError
 from ..events import RunEnded
 from ..families.task import take_snapshot
@@ -37,6 +37,12 @@ def unlearn(task, config=None, *, method="razor", run_directory=None, units=None
     if recipe is not None and method != "retrain":
         raise MethodError(f"a recipe was given, and the method {method} does not retrain; leave it out")
     ranks = Wrapping.of(task.model)
+    with together(ranks, "unlearning"):
+        return _unlearn(task, config, chosen, ranks, run_directory, units, on_event, recipe)
+
+
+def _unlearn(task, config, chosen, ranks, run_directory, units, on_event, recipe):
+    method = chosen.name
     base = fingerprint(task.model).model
     directory = None
     if run_directory is not None:

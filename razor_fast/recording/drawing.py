@@ -17,13 +17,15 @@ class Drawn:
     """The micro-batch losses of a side, as an iterator. losses: an iterable of scalars, or one scalar.
 
     standing: context manager entered around each draw, for losses that must be computed on other leaves.
+    finite: whether a loss must be. Not on several ranks: one that raised would leave the others in a collective backward, while a
+    NaN goes on into the sums of all, which then raise alike.
     total, count: sum of the values and number of those drawn so far.
     Raises RecordingError for no micro-batch, for a loss that is no scalar, and for one that depends on no trainable parameter
     (NoGradientError); NonFiniteError for one that is NaN or infinite.
     """
 
-    def __init__(self, losses, side, standing=None):
-        self.side, self.standing = side, standing or nullcontext()
+    def __init__(self, losses, side, standing=None, finite=True):
+        self.side, self.standing, self.finite = side, standing or nullcontext(), finite
         self.total, self.count = 0.0, 0
         if callable(losses):
             with self.standing:
@@ -56,7 +58,7 @@ class Drawn:
         if loss.numel() != 1:
             raise RecordingError(f"{named} has shape {list(loss.shape)}; expected a scalar: take its mean")
         value = loss.item()
-        if value != value or value in (float("inf"), float("-inf")):
+        if self.finite and (value != value or value in (float("inf"), float("-inf"))):
             raise NonFiniteError(f"{named} is {value}; look at its samples and at the dtype")
         if not loss.requires_grad:
             raise NoGradientError(f"the {self.side} loss does not depend on any trainable parameter of the model")
@@ -94,12 +96,12 @@ class graph_gone:
         return False
 
 
-def backward_all(losses, side):
+def backward_all(losses, side, finite=True):
     """backward() on each micro-batch loss of an iterable, or on one scalar. Returns the sum of their values (float).
 
-    Raises what Drawn does, a loss's errors before its backward.
+    finite: see Drawn. Raises what Drawn does, a loss's errors before its backward.
     """
-    drawn = Drawn(losses, side)
+    drawn = Drawn(losses, side, finite=finite)
     for loss in drawn:
         run_backward([loss], f"computing gradients of the {side} loss")
         del loss

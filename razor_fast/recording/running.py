@@ -29,7 +29,7 @@ def run(recording, forget_loss, retain_loss, micro_batches="accumulate"):
 def _buffers(recording, forget_loss, retain_loss):
     for side, loss in (("retain", retain_loss), ("forget", forget_loss)):
         with recording.block(side):
-            backward_all(loss(), side)
+            backward_all(loss(), side, finite=recording.units.wrapping.group is None)
     return recording.sums()
 
 
