@@ -59,7 +59,7 @@ class GradientSource:
         try:
             with self.cost.timed("gradients"), recorder.forget(), fixed_threads(self.task.model):
                 for parts, loss in weighted_losses(self.task, wanted, draw, self.config.seed):
-                    self._backward(parts, loss)
+                    self._backward(parts, loss, step.units.wrapping.group is None)
         except NoGradientError:
             return step.set_combined(None)
         step.set_combined(recorder.gradients("forget"))
@@ -72,9 +72,9 @@ class GradientSource:
             lambda_retain=c.lambda_retain, lambda_mismatch=c.lambda_mismatch,
         )  # fmt: skip
 
-    def _backward(self, parts, loss):
+    def _backward(self, parts, loss, alone):
         try:
-            backward_all([loss], " and ".join(parts))
+            backward_all([loss], " and ".join(parts), finite=alone)
         except NoGradientError:
             return  # this side does not reach these few units (a text-only retain loss, a vision layer): its term is zero
         self.cost.forwards, self.cost.backwards = self.cost.forwards + 1, self.cost.backwards + 1

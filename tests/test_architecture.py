@@ -18,7 +18,7 @@ DEPTHS = {
     "report": 7, "families": 8, "growth": 9, "tuning": 10, "methods": 10, "progress": 10, "run_config": 9, "run_schema": 10,
     "contents": 1, "cost": 1, "gradients": 8, "prefix": 2, "walk": 7,  # of the loop
     "audit": 10, "run_request": 2,
-    "demo": 11, "cli": 12,
+    "integrations": 10, "demo": 11, "cli": 12,
     "__init__": 13, "__main__": 13,
 }  # fmt: skip
 # reached only inside a function, to break a circle or to load late
