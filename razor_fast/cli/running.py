@@ -14,6 +14,7 @@ from rich.text import Text
 from ..errors import ConfigError, RazorError, RunDirectoryError
 from ..run_config import load_run_config
 from .console import say, stderr, stdout
+from .launching import launched, shard_task, speaks
 from .preparing import Phases, prepare
 
 __all__ = ["run_demo_clip", "run_demo_diffusion", "run_demo_vlm", "run_report", "run_score", "run_unlearn"]
@@ -27,6 +28,11 @@ def _say_peak(console, task):
 
 
 def run_unlearn(path: Path, overrides, output: Path | None, *, quiet=False, probes=False, report=True) -> None:
+    with launched():
+        _run_unlearn(path, overrides, output, quiet=quiet or not speaks(), probes=probes, report=report)
+
+
+def _run_unlearn(path: Path, overrides, output: Path | None, *, quiet, probes, report) -> None:
     config = load_run_config(path, overrides)
     if output is None:
         if config.output is None:
@@ -37,6 +43,7 @@ def run_unlearn(path: Path, overrides, output: Path | None, *, quiet=False, prob
 
     resumes, existed = check_run_folder(output), output.exists()
     (task, units), settings = prepare(config, phase), config.method_config()
+    shard_task(task, config.family)
     from ..methods import unlearn
     from ..progress import RunProgress
     from ..run_request import save_request
@@ -51,12 +58,14 @@ def run_unlearn(path: Path, overrides, output: Path | None, *, quiet=False, prob
         _say_interrupted(output)
         raise typer.Exit(130) from None
     except RazorError:
-        if not resumes:
+        if not resumes and speaks():
             _remove_begun(output, existed)
         raise
     save_request(output, configuration=config.model_dump(mode="json", exclude_unset=True))
     if config.family == "vlm" and phase.console is not None:
         _say_peak(phase.console, task)
+    if not speaks():
+        return
     out = stdout()
     say(out, f"{config.concept}: {outcome.message}", "bold green" if outcome.outcome in _GOOD else "bold yellow")
     if not quiet:
@@ -128,11 +137,17 @@ def metrics_table(metrics: dict, task) -> Table:
 
 
 def run_score(path: Path, overrides, top: int, csv: Path | None, *, quiet=False) -> None:
+    with launched():
+        _run_score(path, overrides, top, csv, quiet=quiet or not speaks())
+
+
+def _run_score(path: Path, overrides, top: int, csv: Path | None, *, quiet) -> None:
     config = load_run_config(path, overrides)
     if csv is not None and (csv.is_dir() or not csv.absolute().parent.is_dir()):
         raise RunDirectoryError(f"--csv {csv}: give a file name in a folder that is there")
     phase = Phases(quiet)
     (task, units), razor = prepare(config, phase), config.razor_config()
+    shard_task(task, config.family)
     from ..recorder import score
     from ..units import DEFAULT_EXCLUDE, find_units
 
@@ -144,6 +159,8 @@ def run_score(path: Path, overrides, top: int, csv: Path | None, *, quiet=False)
         scores = score(task.model, units, lambda: task.losses("forget", 0, razor.seed),
                        lambda: task.losses("retain", 0, razor.seed), alpha=razor.alpha, eps=razor.eps)  # fmt: skip
         ranked = scores.ranked()
+    if not speaks():
+        return
     table = Table()
     for title in ("", "unit", "kind", "phi", "ratio", "cosine", "status"):
         table.add_column(title, justify="left" if title in ("unit", "kind", "status") else "right", overflow="fold")
