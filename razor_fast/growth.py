@@ -180,6 +180,9 @@ class _Loop:
 
     def ended(self, outcome, message):
         s = self.state
+        if getattr(self.task, "prefix", None) is not None:
+            self.task.prefix.watch()
+            self.task.prefix.free()
         totals = {"rounds": s.round, "probes": s.cost.probes, "seconds": s.seconds}
         cost = s.cost.report(s.seconds)
         return RunEnded(s.round, outcome, message, s.before, s.metrics, list(s.edited), totals, cost)
@@ -323,7 +326,9 @@ class _Loop:
             budget=budget,
             start=(judge.spent(s.metrics), judge.signal(s.metrics)),
         )
-        seen = {}
+        seen, cache = {}, getattr(self.task, "prefix", None)
+        if cache is not None:
+            cache.watch(step.units.parameters.values(), s.step.units.parameters.values())
         while any(shares.values()) and (scale := search.propose()) is not None:
             found = seen[scale] = self.probe(step, dict.fromkeys(walk.members, scale))
             # A step so long that the metrics overflow is one that must not be taken, not the end of the run.

@@ -160,8 +160,7 @@ class RunDirectory:
                 raise BaseMismatchError(
                     f"the model does not hold the values that the run in {self.path} started from; load the original model"
                 )
-            step.base, step.held = (step.local_flat(tensors[name]) for name in ("base", "held"))
-            step.undo()
+            step.go_to((*(step.local_flat(tensors[name]) for name in ("base", "held")), None))
             state.step = step
         state.cost = LoopCost(**loop.pop("cost"))
         for name, value in loop.items():

@@ -13,6 +13,7 @@ import math
 import torch
 
 from . import ops
+from .contents import content_numbers, put_back
 from .errors import ConfigError, FrozenParameterError, NonFiniteError
 
 __all__ = ["StepState"]
@@ -37,11 +38,13 @@ class StepState:
                 f"the chosen units hold frozen parameters ({frozen[0]}): call requires_grad_(True) or do not choose them"
             )
         self.units, self.rounding_seed = units, rounding_seed
+        self._parameters = list(units.parameters.values())
         self.tensors = units.layout.local(units.parameters)  # over several ranks, what this one holds
         self.plan = units.held.to(self.tensors[0].device)
         self.base = ops.segment_gather(self.tensors, self.plan)
         self.original = self.base.clone()
         self.held = self.base.clone()  # also where units are carried over: the model stands at the last accepted step
+        self._contents = content_numbers(self._parameters)  # of what is held
         self._applied = False  # whether a probe is in the model
         self._ranges = self._find_ranges()
         starts, owned = self.plan.slices[:, 6].tolist(), units.cut.owned.tolist()
@@ -90,12 +93,12 @@ class StepState:
         self.coefficients = (1.0, 0.0, 0.0)
 
     def place(self):
-        """Where the step stands, to come back to: (base, held)."""
-        return self.base, self.held
+        """Where the step stands, to come back to: (base, held, their content numbers)."""
+        return self.base, self.held, self._contents
 
     def go_to(self, place):
-        """Stand at a place() again, and write it."""
-        self.base, self.held = place
+        """Stand at a place() again, and write it. Values from elsewhere, a file say, come with None for their numbers."""
+        self.base, self.held, self._contents = place
         self.undo()
 
     def set_displacement(self, start):
@@ -110,6 +113,7 @@ class StepState:
         for unit in other.units:
             for (a, b), (c, d) in zip(self._ranges[unit.name], other._ranges[unit.name]):
                 self.base[a:b], self.held[a:b] = other.base[c:d], other.held[c:d]
+        self._contents = content_numbers(self._parameters)
 
     def unit_norms(self):
         """Two dicts unit name -> Euclidean norm: of the base values, and of the direction.
@@ -145,12 +149,19 @@ class StepState:
         self._applied = True
         self._update(self.tensors, self.plan.tiles, eta, self.rounding_seed)
         self.units.layout.written(self.units.parameters)
+        # the operator counts a write to every tensor it is given; those without a moving unit hold what they held
+        moving = {row[1] for row in self.plan.slices.tolist() if eta.get(self.units[row[0]].name)}
+        still = [i for i in range(len(self._parameters)) if i not in moving]
+        put_back([self._parameters[i] for i in still], [self._contents[i] for i in still])
 
     def undo(self):
         """Write back, bit for bit, what the model held at the last accepted step."""
         ops.segment_scatter_(self.tensors, self.held, self.plan)
         self.units.layout.written(self.units.parameters)
         self._applied = False
+        if self._contents is None:
+            self._contents = content_numbers(self._parameters)
+        put_back(self._parameters, self._contents)
 
     def restore(self):
         """Write the original values back: bit for bit what the model held before its first edit."""
@@ -193,7 +204,7 @@ class StepState:
         try:
             self.apply(eta)
             self.base, self.held = target, ops.segment_gather(self.tensors, self.plan, target.dtype)
-            self._applied = False
+            self._applied, self._contents = False, content_numbers(self._parameters)
         except BaseException:
             self.undo()
             raise

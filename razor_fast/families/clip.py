@@ -6,6 +6,7 @@ only ever reported.
 """
 
 import copy
+from functools import partial
 
 import torch
 
@@ -15,6 +16,7 @@ from ..data.concepts import caption_matcher, fold_label
 from ..errors import ConceptError, ConfigError, DataError
 from ..evaluation import metrics
 from ..evaluation.privacy import as_columns, membership_auc
+from ..prefix import PrefixCache
 from ..threads import fixed
 from .clip_audit import membership_features, relearning_losses
 from .clip_model import ClipAdapter
@@ -35,6 +37,7 @@ class ClipTask:
     labels and without classes, the captions themselves are the classes (image-to-caption retrieval).
     templates: prompts with one {} for the class name.
     reference: optional model trained without the concept: its membership AUC is subtracted from privacy_leakage.
+    cache_memory: bytes of activations that probes may reuse (prefix/); any value gives the same edit, None reuses nothing.
     batch_size: of a micro-batch. gradient_batches: micro-batches of each side per round; None: the whole train part.
 
     The frozen model's features are cached here, so build the task before the model is edited. The model is put into
@@ -63,6 +66,7 @@ class ClipTask:
         batch_size=64,
         gradient_batches=None,
         seed=0,
+        cache_memory=256 * 2**20,
     ):
         if batch_size < 2:
             raise ConfigError(f"batch_size is {batch_size}; a contrastive loss needs at least 2")
@@ -73,6 +77,7 @@ class ClipTask:
             raise ConfigError(f"templates are {templates!r}; expected prompts with {{}} where the class name goes")
         self.model, self.parts, self.concept = model, parts, concept
         self.adapter = ClipAdapter(model)
+        self.prefix = PrefixCache(self.adapter.towers(), cache_memory)
         self.batch_size, self.gradient_batches, self.seed = batch_size, gradient_batches, seed
         self.default_tolerances = {}
         self.preprocess, self.tokenizer, self.templates = preprocess, tokenizer, templates
@@ -92,7 +97,7 @@ class ClipTask:
         self._frozen_top, self._frozen_features = {}, {}
         for part in ("validation", "test"):
             images, _ = self._features(f"retain.{part}", texts=False)
-            self._frozen_top[part] = metrics.top_caption(images, self._encode_texts(self._pools[part][1]))
+            self._frozen_top[part] = metrics.top_caption(images, self._encode_texts(("pool", part), self._pools[part][1]))
         self._frozen_features["retain.train"] = self._features("retain.train")
 
     # -- what the loop asks for
@@ -147,7 +152,7 @@ class ClipTask:
         classifier = self._classifier()
         forget, forget_texts = self._features(f"forget.{part}")
         retain, retain_texts = self._features(f"retain.{part}")
-        pool = self._encode_texts(self._pools[part][1])
+        pool = self._encode_texts(("pool", part), self._pools[part][1])
         forget_similar, retain_similar = forget @ classifier.T, retain @ classifier.T
         found = {
             "forget_accuracy": self._forget_rows(forget_similar, f"forget.{part}"),
@@ -200,6 +205,7 @@ class ClipTask:
         stay, so `task.on(retrained).evaluate("test")` compares like with like."""
         other = copy.copy(self)
         other.model, other.adapter = model, ClipAdapter(model)
+        other.prefix = PrefixCache(other.adapter.towers(), self.prefix.limit)
         model.eval()
         return other
 
@@ -238,7 +244,7 @@ class ClipTask:
         """For each image asked for: its `count` most similar captions of the part's pool, as (caption, cosine) pairs."""
         images, _ = self._features(f"{side}.{part}", texts=False)
         pool, tokens = self._pools[part]
-        best = (images[list(indices)] @ self._encode_texts(tokens).T).topk(min(count, len(pool)), dim=1)
+        best = (images[list(indices)] @ self._encode_texts(("pool", part), tokens).T).topk(min(count, len(pool)), dim=1)
         return [
             [(pool[i], v) for i, v in zip(row.tolist(), values.tolist())]
             for row, values in zip(best.indices, best.values)
@@ -320,20 +326,21 @@ class ClipTask:
         return Tokenizer(self.tokenizer)(captions)
 
     @torch.no_grad()
-    def _encode_texts(self, tokens):
-        return self.adapter.encode_texts(tokens.ids, tokens.mask)
+    def _encode_texts(self, key, tokens):
+        return self.prefix("text", key, partial(self.adapter.encode_texts, tokens.ids, tokens.mask))
 
     def _classifier(self, gradients=False):
         tokens = self._prompt_tokens
-        features = self.adapter.encode_texts(tokens.ids, tokens.mask) if gradients else self._encode_texts(tokens)
+        features = self.adapter.encode_texts(tokens.ids, tokens.mask) if gradients else self._encode_texts("prompts", tokens)
         return metrics.classifier_from_prompts(features, self._class_of_prompt.to(features.device), len(self.classes))
 
     @torch.no_grad()
     def _features(self, name, *, texts=True):
         adapter, batches = self.adapter, self.sets[name].batches(4 * self.batch_size)
         images, captions = [], []
-        for batch in batches:
-            images.append(adapter.encode_images(batch.images))
+        for number, batch in enumerate(batches):
+            key = name, number
+            images.append(self.prefix("image", key, partial(adapter.encode_images, batch.images)))
             if texts:
-                captions.append(adapter.encode_texts(batch.tokens, batch.attention_mask))
+                captions.append(self.prefix("text", key, partial(adapter.encode_texts, batch.tokens, batch.attention_mask)))
         return torch.cat(images), torch.cat(captions) if texts else None

@@ -7,8 +7,15 @@ import torch
 import torch.nn.functional as F
 
 from ..errors import ModelError
+from ..prefix import Tower
 
 __all__ = ["ClipAdapter"]
+
+# what each library's towers use after their blocks only
+OPEN_CLIP_TAIL = ("ln_post", "proj", "attn_pool", "attn_pool_contrastive", "head", "trunk.norm", "trunk.fc_norm", "trunk.head",
+                  "ln_final", "text_projection")  # fmt: skip
+TRANSFORMERS_TAIL = ("vision_model.post_layernorm", "vision_model.head", "visual_projection", "text_model.final_layer_norm",
+                     "text_model.head", "text_projection")  # fmt: skip
 
 
 class ClipAdapter:
@@ -38,6 +45,18 @@ class ClipAdapter:
         # SigLIP was trained without a mask, and pools at the last place, padding or not: a mask would change its features.
         kind = getattr(getattr(model, "config", None), "model_type", None)
         self.takes_mask = self.kind == "transformers" and not str(kind).startswith("siglip")
+
+    def towers(self):
+        """The two towers, as prefix.Tower by "image" and "text", where the model's parts are known; else those that are."""
+        model = self.model
+        if self.kind == "open_clip":
+            image = {"": model.visual}
+            outside = ("visual", "logit_scale", "logit_bias")
+            text = {"": model.text} if hasattr(model, "text") else _parts(model, outside)
+            return {"image": Tower(image, OPEN_CLIP_TAIL), "text": Tower(text, OPEN_CLIP_TAIL)}
+        image = {n: getattr(model, n) for n in ("vision_model", "visual_projection") if hasattr(model, n)}
+        text = {n: getattr(model, n) for n in ("text_model", "text_projection") if hasattr(model, n)}
+        return {"image": Tower(image, TRANSFORMERS_TAIL), "text": Tower(text, TRANSFORMERS_TAIL)}
 
     @property
     def device(self):
@@ -75,6 +94,11 @@ class ClipAdapter:
     def logit_scale(self):
         """The temperature's inverse, exponentiated: a scalar."""
         return self.model.logit_scale.exp().float()
+
+
+def _parts(model, without):
+    parts = {**dict(model.named_children()), **dict(model.named_parameters(recurse=False))}
+    return {name: part for name, part in parts.items() if name not in without}
 
 
 def pooled(output):

@@ -8,6 +8,7 @@ What comes back is a families.diffusion_model.Conditioning.
 
 import torch
 
+from ..contents import content_numbers
 from .diffusion_model import Conditioning
 
 __all__ = ["TextCache", "pooled_features", "unknown_everywhere"]
@@ -17,10 +18,11 @@ LONGEST = 256  # tokens of an encoder whose tokenizer names no limit, such as T5
 
 class TextCache:
     """Conditionings by prompt. Where a text encoder is being trained they are computed afresh, with gradients; else they
-    are kept until a weight of an encoder is written to, which every write of razor_fast and of torch counts."""
+    are kept for the weights that encoders hold (contents.py), and for those they held before: a probe that is undone loses
+    nothing."""
 
     def __init__(self, adapter):
-        self.adapter, self.kept, self.seen = adapter, {}, None
+        self.adapter, self.kept, self._states = adapter, {}, {}
         self.parameters = [p for name in adapter.encoders for p in getattr(adapter.model, name).parameters()]
 
     def trainable(self):
@@ -54,9 +56,9 @@ class TextCache:
         return self.kept[None]
 
     def _forget_old(self):
-        now = tuple(p._version for p in self.parameters)
-        if now != self.seen:
-            self.kept, self.seen = {}, now
+        now = content_numbers(self.parameters)
+        self.kept = self._states.pop(now, {})
+        self._states = dict(list(self._states.items())[-1:]) | {now: self.kept}  # the last two states of the encoders
 
     def _rows(self, conditioning, index):
         return conditioning.rows(torch.tensor(index, device=conditioning.embeddings.device))

@@ -1,0 +1,112 @@
+"""What does not change between the probes of a search is computed once: whole towers, and activations before the edited block.
+
+    cache = PrefixCache({"image": Tower(...), "text": Tower(...)}, limit=256 * 2**20)
+    features = cache("image", ("forget.validation", 0), lambda: model.encode_image(batch))
+
+A batch goes through the same kernels with the same operands as without the cache, so results are the same bits. What was kept is
+used for as long as the parameters it depends on hold the values they held (contents.py): a probe that is undone leaves it good,
+an accepted step in an earlier block does not. The first pass of a search fills the cache; it is a probe that is needed anyway.
+"""
+
+import torch
+
+from ..contents import content_numbers
+
+__all__ = ["PrefixCache"]
+
+
+OUTPUTS = 3  # of a whole tower, of one batch: at the accepted weights, and at the last probes
+
+
+class PrefixCache:
+    """towers: dict name -> Tower. limit: bytes of activations kept, on the model's device; 0 keeps whole outputs only (features,
+    a few kB a batch), None keeps nothing at all.
+
+    Works under torch.no_grad alone; with gradients on, passes run as if there were no cache. The first start in the middle of
+    each tower is held against the whole forward pass, bit for bit: a tower that differs is never cut again.
+    """
+
+    def __init__(self, towers, limit=256 * 2**20):
+        everything = [p for tower in towers.values() for p in tower.parameters.values()]
+        plain = all(type(p) in (torch.nn.Parameter, torch.Tensor) for p in everything)
+        self.towers, self.limit = towers, limit if plain else None  # shards are gathered in ways that leave no trace here
+        self.whole = 0  # forward passes through a whole tower
+        self.started = 0  # forward passes that started in the middle
+        self.spared = 0  # passes that were not made at all
+        self._outputs, self._cuts = {}, {}  # (tower, key) -> {numbers: output}; (tower, key, cut) -> (numbers, Recorded)
+        self._wanted = {name: () for name in towers}
+        self._trusted = {}  # tower -> whether a start in the middle gave the same bits
+
+    @property
+    def nbytes(self):
+        """Bytes of activations kept now."""
+        return sum(recorded.nbytes for _, recorded in self._cuts.values())
+
+    def watch(self, moving=(), others=()):
+        """Parameters that the next passes will differ in, and others that searches after them will move. Without any, no
+        activations are recorded; what is kept stays."""
+        for name, tower in self.towers.items():
+            depths = {tower.depth(p) for p in moving} - {None}
+            first = min(depths, default=0)
+            later = {tower.depth(p) for p in others} - {None}
+            self._wanted[name] = tuple(sorted({d for d in {first} | later if 0 < d <= first}))
+
+    def free(self):
+        """Let go of all activations. Whole outputs stay."""
+        self._cuts.clear()
+
+    def __call__(self, name, key, run):
+        """run(), or the same from what is kept. name: of a tower. key: of the batch; the same key must mean the same batch."""
+        tower = self.towers.get(name)
+        if tower is None or self.limit is None or torch.is_grad_enabled():
+            return run()
+        now = content_numbers(tower.parameters.values())
+        kept = self._outputs.setdefault((name, key), {})
+        if now in kept:
+            self.spared += 1
+        else:
+            kept[now] = self._run(name, tower, key, run)
+            if len(kept) > OUTPUTS:
+                del kept[next(iter(kept))]
+        return kept[now]
+
+    def _run(self, name, tower, key, run):
+        found, start = {}, self._deepest(name, tower, key)
+        cut = 0 if start is None else start[0]
+        with tower.recording([d for d in self._wanted[name] if d > cut], found):
+            if start is None:
+                self.whole += 1
+                output = run()
+            else:
+                self.started += 1
+                with tower.starting(*start):
+                    output = run()
+        if start is not None and name not in self._trusted:
+            whole = run()
+            self._trusted[name] = torch.equal(whole, output)
+            output = whole
+        if self._trusted.get(name, True):
+            for depth, recorded in found.items():
+                self._keep((name, key, depth), content_numbers(tower.before(depth)), recorded)
+        else:
+            self._cuts = {k: kept for k, kept in self._cuts.items() if k[0] != name}
+        return output
+
+    def _deepest(self, name, tower, key):
+        """(cut, Recorded) of the deepest cut kept of a batch that is still good; None where there is none."""
+        for depth in sorted((k[2] for k in self._cuts if k[:2] == (name, key)), reverse=True):
+            numbers, recorded = self._cuts[name, key, depth]
+            if numbers == content_numbers(tower.before(depth)):
+                return depth, recorded
+            del self._cuts[name, key, depth]
+        return None
+
+    def _keep(self, key, numbers, recorded):
+        room = self.limit - recorded.nbytes
+        for other in list(self._cuts):  # oldest first, but for those of the present search
+            if self.nbytes <= room:
+                break
+            if other[2] not in self._wanted[other[0]]:
+                del self._cuts[other]
+        if self.nbytes <= room:
+            self._cuts[key] = (numbers, recorded)

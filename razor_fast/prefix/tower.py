@@ -1,0 +1,113 @@
+"""A stack of transformer blocks with what stands before and after it, and how to start its forward pass in the middle.
+
+The model's own forward pass runs, whatever its library does around the blocks; only the blocks before the cut give back what
+the last of them gave when it was recorded, and convolutions of the stem, the one costly thing before the blocks, give zeros
+that nothing reads.
+"""
+
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+__all__ = ["Recorded", "Tower"]
+
+
+class Recorded:
+    """What is needed to start at a cut: `output`, as the block before it returned it, and the stem's shapes."""
+
+    def __init__(self, output, shapes):
+        self.output, self.shapes = output, shapes
+
+    @property
+    def nbytes(self):
+        parts = self.output if isinstance(self.output, tuple) else (self.output,)
+        return sum(t.numel() * t.element_size() for t in parts if isinstance(t, torch.Tensor))
+
+
+class Tower:
+    """One tower of a model.
+
+    parts: dict name -> Module or Parameter that make it up. tail: names, or beginnings of names up to a dot, of what its forward
+    pass uses after the blocks only; all else outside the blocks counts as the stem, before them. The blocks are the longest
+    ModuleList whose members are of one class; a tower without one is never cut, and only its whole output can be kept.
+    """
+
+    def __init__(self, parts, tail=()):
+        self.parameters = {}
+        for name, part in parts.items():
+            found = {"": part} if isinstance(part, nn.Parameter) else dict(part.named_parameters())
+            self.parameters |= {f"{name}.{inner}".strip("."): p for inner, p in found.items()}
+        modules = {name: part for name, part in parts.items() if isinstance(part, nn.Module)}
+        lists = [m for part in modules.values() for m in part.modules()
+                 if isinstance(m, nn.ModuleList) and len({type(b) for b in m}) == 1]  # fmt: skip
+        self.blocks = list(max(lists, key=len, default=()))
+        inside = {id(m) for block in self.blocks for m in block.modules()}
+        self.stem = [m for part in modules.values() for m in part.modules()
+                     if isinstance(m, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) and id(m) not in inside]  # fmt: skip
+        block_of = {id(p): index for index, block in enumerate(self.blocks) for p in block.parameters()}
+        self._depth = {}
+        for name, p in self.parameters.items():
+            after = any(name == t or name.startswith(t + ".") for t in tail)
+            self._depth[id(p)] = min(block_of.get(id(p), len(self.blocks) if after else 0), self._depth.get(id(p), 10**9))
+
+    def depth(self, parameter):
+        """The number of blocks that do not depend on the parameter; None where it is none of the tower's."""
+        return self._depth.get(id(parameter))
+
+    def before(self, cut):
+        """Parameters that what reaches block `cut` depends on. cut = len(blocks): all but the tail."""
+        return [p for p in self.parameters.values() if self._depth[id(p)] < cut]
+
+    @contextmanager
+    def recording(self, cuts, found):
+        """Context: forward passes inside leave a Recorded in the dict `found` at each cut (1 to len(blocks))."""
+        shapes = {}
+
+        def watch(module, index=None):
+            forward = module.forward
+
+            def run(*arguments, **options):
+                output = forward(*arguments, **options)
+                if index is None:
+                    shapes[module] = (output.shape, output.dtype)
+                else:
+                    found[index] = Recorded(output, shapes)
+                return output
+
+            return run
+
+        changed = {module: watch(module) for module in self.stem}
+        changed |= {self.blocks[cut - 1]: watch(self.blocks[cut - 1], cut) for cut in cuts}
+        with _forwards(changed):
+            yield
+
+    @contextmanager
+    def starting(self, cut, recorded):
+        """Context: forward passes inside start at block `cut` with what was recorded there."""
+
+        def give(*arguments, **options):
+            return recorded.output
+
+        def blank(shape, dtype):
+            return lambda x, *arguments, **options: torch.zeros((), dtype=dtype, device=x.device).expand(shape)
+
+        changed = {m: blank(*recorded.shapes[m]) for m in self.stem if m in recorded.shapes}
+        with _forwards(changed | dict.fromkeys(self.blocks[:cut], give)):
+            yield
+
+
+@contextmanager
+def _forwards(changed):
+    """Context: each module's forward is replaced, and comes back after, also where something else had replaced it before."""
+    before = {module: module.__dict__.get("forward") for module in changed}
+    try:
+        for module, forward in changed.items():
+            module.__dict__["forward"] = forward
+        yield
+    finally:
+        for module, forward in before.items():
+            if forward is None:
+                module.__dict__.pop("forward", None)
+            else:
+                module.__dict__["forward"] = forward
