@@ -61,8 +61,8 @@ def make_task(name: str, **options) -> ClipTask:
     generator = torch.Generator().manual_seed(1)
 
     def samples(classes, count, part):
-        return SampleSet(Sample(torch.randn(3, size, size, generator=generator), f"a photo of a {c}, {part} {n}", c, f"{part} {c} {n}")
-                         for n in range(count) for c in classes)  # fmt: skip
+        pictures = [(torch.randn(3, size, size, generator=generator), c, f"{part} {n}") for n in range(count) for c in classes]
+        return SampleSet(Sample(image, f"a photo of a {c}, {n}", c, f"{n} {c}") for image, c, n in pictures)
 
     sides = [Part(*(samples(classes, counts[part], part) for part in ("train", "validation", "test")))
              for classes, counts in ((CLASSES[:1], {"train": 8, "validation": 8, "test": 2}),
