@@ -70,7 +70,7 @@ def verdicts(rows, subject="razor"):
         Verdict("forget accuracy less the retrained model's", paired(rows, "forget_accuracy", subject, "retrained"), 0.02),
         Verdict("retain accuracy less the original's", paired(rows, "retain_accuracy", subject, "original"), -0.005, False),
         Verdict("retrieval stability", paired(rows, "retrieval_stability", subject), 0.99, False),
-        Verdict("|privacy leakage|", [abs(v) for v in paired(rows, "privacy_leakage", subject)], 0.02),
+        Verdict("privacy leakage, without its sign", [abs(v) for v in paired(rows, "privacy_leakage", subject)], 0.02),
         *moved,
         *recovery,
     ]
