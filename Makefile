@@ -69,7 +69,7 @@ $(STAMPS)/torch: constraints.txt
 	mkdir -p $(STAMPS) && touch $@
 
 $(STAMPS)/installed: $(STAMPS)/torch pyproject.toml $(NATIVE)
-	$(BIN)/pip install --quiet --no-build-isolation --constraint constraints.txt --editable ".[clip,diffusion,vlm,report,dev]"
+	$(BIN)/pip install --quiet --no-build-isolation --constraint constraints.txt --editable ".[all]"
 	mkdir -p $(STAMPS) && touch $@
 
 clean:
