@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from .errors import OperatorInputError
+from .precision import wide
 
 __all__ = ["answer_loss", "cosine_embedding_loss", "info_nce", "prediction_loss", "similarity_drift", "top_log_probs",
            "top_log_probs_drift"]  # fmt: skip
@@ -50,13 +51,15 @@ def similarity_drift(similarities, frozen_similarities):
 def prediction_loss(predicted, target):
     """Mean squared error of a denoiser's prediction: noise, velocity, sample or flow (Ho et al. 2020, arXiv 2006.11239).
 
-    Both [B, C, h, w]; scalar, computed in fp32. With the frozen model's prediction as the target it is the drift from it.
+    Both [B, C, h, w]; scalar, computed in fp32, or fp64 where either is. With the frozen model's prediction as the target it is
+    the drift from it.
     """
     if predicted.shape != target.shape or not predicted.numel():
         raise OperatorInputError(
             f"two predictions of one shape were expected, got {list(predicted.shape)} and {list(target.shape)}"
         )
-    return F.mse_loss(predicted.float(), target.float())
+    dtype = wide(torch.promote_types(predicted.dtype, target.dtype))
+    return F.mse_loss(predicted.to(dtype), target.to(dtype))
 
 
 def answer_loss(logits, targets, mask):

@@ -12,7 +12,7 @@ DEPTHS = {
     "errors": 0, "atomic": 1, "_C": 1, "places": 1, "components": 1,
     "distributed": 2, "_schemas": 2, "reference": 2, "kernels": 2, "_register": 3, "plan": 3, "matrix": 1, "ops": 4, "env": 5,
     "fingerprint": 4, "heads": 4, "units": 5, "losses": 1, "data": 5, "evaluation": 5, "config": 2, "events": 2, "judge": 3,
-    "method_config": 3,
+    "method_config": 3, "precision": 0,
     "search": 2, "threads": 2, "scoring": 5, "selection": 6, "recording": 6, "recorder": 7, "step": 6, "memory": 1,
     "edit_file": 6, "edit": 7, "edit_stack": 8, "edit_summary": 8, "merge": 8, "run_directory": 7,
     "report": 7, "families": 8, "growth": 9, "tuning": 10, "methods": 10, "progress": 10, "run_config": 9, "run_schema": 10,

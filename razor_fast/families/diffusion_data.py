@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from ..errors import ConfigError, NonFiniteError
+from ..precision import wide
 from .diffusion_generation import generate_latents
 from .diffusion_noise import stratified
 
@@ -44,7 +45,7 @@ def training_latents(adapter, texts, prompts, images, counts, drawing, first_see
                 adapter, texts, captions[side], seeds, steps=drawing.steps, guidance=drawing.guidance, size=drawing.size,
                 batch_size=drawing.batch_size, keep=keep,
             )  # fmt: skip
-        latents[side] = latents[side].float()
+        latents[side] = latents[side].to(wide(latents[side].dtype))
         if not torch.isfinite(latents[side]).all():
             raise NonFiniteError(
                 f"the latents of the {side} images hold NaN or infinity: the {adapter.kind} overflows in "

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from ..errors import ModelError
+from ..precision import wide
 
 __all__ = ["Conditioning", "PipelineModel", "adapter_for", "supported_pipelines"]
 
@@ -164,13 +165,14 @@ class PipelineAdapter:
     # -- the denoiser
 
     def predict(self, latents, timesteps, conditioning):
-        """What the denoiser says of noisy latents [B, C, h, w] at timesteps [B] (units of the scheduler): the same shape."""
+        """What the denoiser says of noisy latents [B, C, h, w] at timesteps [B] (units of the scheduler): the same shape,
+        fp32, or fp64 where the denoiser is."""
         return self.pipeline.unet(
             latents.to(self.dtype),
             timesteps,
             encoder_hidden_states=conditioning.embeddings.to(self.dtype),
             **self._extra(latents, conditioning),
-        ).sample.float()
+        ).sample.to(wide(self.dtype))
 
     def _extra(self, latents, conditioning):
         return {}
@@ -245,7 +247,7 @@ class StableDiffusion3Adapter(PipelineAdapter):
             timestep=timesteps,
             encoder_hidden_states=conditioning.embeddings.to(self.dtype),
             pooled_projections=conditioning.pooled.to(self.dtype),
-        ).sample.float()
+        ).sample.to(wide(self.dtype))
 
 
 class FluxAdapter(PipelineAdapter):
@@ -299,7 +301,7 @@ class FluxAdapter(PipelineAdapter):
             pooled_projections=conditioning.pooled.to(self.dtype),
             txt_ids=torch.zeros(conditioning.embeddings.shape[1], 3, **ids),
             img_ids=pipeline._prepare_latent_image_ids(count, height // 2, width // 2, **ids),
-        ).sample.float()
+        ).sample.to(wide(self.dtype))
         return self.unpack(found, height * self.scale_factor, width * self.scale_factor)
 
 

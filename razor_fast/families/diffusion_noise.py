@@ -11,6 +11,7 @@ import math
 import torch
 
 from ..errors import ModelError
+from ..precision import wide
 
 __all__ = ["Diffusion", "RectifiedFlow", "noise_process", "stratified"]
 
@@ -60,7 +61,7 @@ class RectifiedFlow:
     def draw(self, latents, noise, places):
         """As Diffusion.draw; the timesteps are s * steps, float [B]."""
         places = 1 - places  # in (0, 1]: s = 0 holds no noise and says nothing
-        sigma = (self.shift * places / (1 + (self.shift - 1) * places)).to(latents.device, torch.float32)
+        sigma = (self.shift * places / (1 + (self.shift - 1) * places)).to(latents.device, wide(latents.dtype))
         weight = sigma.to(latents.dtype).view(-1, 1, 1, 1)
         return sigma * self.steps, (1 - weight) * latents + weight * noise, noise - latents
 

@@ -9,6 +9,7 @@ What comes back is a families.diffusion_model.Conditioning.
 import torch
 
 from ..contents import content_numbers
+from ..precision import wide
 from .diffusion_model import Conditioning
 
 __all__ = ["TextCache", "pooled_features", "unknown_everywhere"]
@@ -81,7 +82,7 @@ def pooled_features(adapter, prompts):
         if feature is None:
             mask = tokens["attention_mask"].to(ids.device, output.last_hidden_state.dtype)[:, :, None]
             feature = (output.last_hidden_state * mask).sum(dim=1) / mask.sum(dim=1)
-        found.append(feature.float())
+        found.append(feature.to(wide(feature.dtype)))
     return found
 
 

@@ -11,6 +11,7 @@ import torch
 
 from .. import ops
 from ..events import Trained
+from ..precision import wide
 from ..recorder import backward_all
 from ..threads import fixed_threads
 from .baseline import change_weights
@@ -46,5 +47,4 @@ def run(task, config, *, units=None, directory=None):
 
 
 def _like(parameter):
-    wide = torch.float64 if parameter.dtype == torch.float64 else torch.float32
-    return torch.zeros_like(parameter, dtype=wide, requires_grad=False)
+    return torch.zeros_like(parameter, dtype=wide(parameter.dtype), requires_grad=False)

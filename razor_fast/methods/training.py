@@ -9,6 +9,7 @@ import torch
 
 from ..errors import MethodError, NonFiniteError
 from ..families.task import Trains
+from ..precision import wide
 from ..recorder import backward_all
 from ..threads import fixed_threads
 
@@ -36,8 +37,7 @@ class Steps:
         self.values = {}
         for name, parameter in weights.parameters.items():
             flat = self._inside(name, parameter.detach())
-            wide = torch.float64 if flat.dtype == torch.float64 else torch.float32
-            self.values[name] = torch.nn.Parameter(flat.to(wide, copy=True))
+            self.values[name] = torch.nn.Parameter(flat.to(wide(flat.dtype), copy=True))
         self.optimizer = _optimizer(config, list(self.values.values()))
 
     def _inside(self, name, tensor):
