@@ -4,6 +4,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from ..data.samples import permutation
+from .clip_training import text_cross_entropy
 
 __all__ = ["membership_features", "relearning_losses"]
 
@@ -16,7 +17,7 @@ def relearning_losses(task, count, step, seed):
     Cross-entropy of zero-shot classification: one who wants the concept back has a few pictures and knows the class names. One
     template a step; of the other classes at most OTHER_CLASSES, drawn anew at every step.
     """
-    adapter, data, tokens = task.adapter, task.sets["forget.train"], task._prompt_tokens
+    data, tokens = task.sets["forget.train"], task._prompt_tokens
     rows = torch.from_numpy(permutation(len(data), seed, 0)[:count])
     targets = task._targets["forget.train"].cpu()[rows]
     own = sorted(set(targets.tolist()))
@@ -24,12 +25,13 @@ def relearning_losses(task, count, step, seed):
     columns = torch.tensor([*own, *others])
     templates = len(task.prompts) // len(task.classes)
     prompts = columns * templates + step % templates
-    wanted = torch.tensor([own.index(target) for target in targets.tolist()], device=adapter.device)
+    wanted = torch.tensor([own.index(target) for target in targets.tolist()])
     for start in range(0, len(rows), task.batch_size):
         chosen = rows[start : start + task.batch_size]
-        texts = adapter.encode_texts(tokens.ids[prompts], None if tokens.mask is None else tokens.mask[prompts])
-        logits = adapter.logit_scale() * adapter.encode_images(data.images[chosen]) @ texts.T
-        yield cross_entropy(logits, wanted[start : start + task.batch_size], reduction="sum") / len(rows)
+        mask = None if tokens.mask is None else tokens.mask[prompts]
+        own_targets = wanted[start : start + task.batch_size]
+        loss = text_cross_entropy(task.adapter, data.images[chosen], tokens.ids[prompts], mask, own_targets, reduction="sum")
+        yield loss / len(rows)
 
 
 @torch.no_grad()

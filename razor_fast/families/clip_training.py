@@ -10,7 +10,7 @@ from .. import losses
 from ..data.samples import permutation
 from ..errors import ConfigError, DataError
 
-__all__ = ["OBJECTIVES", "class_logits", "pair_loss", "training_losses"]
+__all__ = ["OBJECTIVES", "class_logits", "pair_loss", "text_cross_entropy", "training_losses"]
 
 #: objective -> the set whose images it goes over
 OBJECTIVES = {
@@ -63,9 +63,15 @@ def caption_loss(task, images, targets, others):
             rows.append((ids, mask))
     ids = torch.stack([ids for ids, _ in rows])
     mask = None if rows[0][1] is None else torch.stack([mask for _, mask in rows])
-    texts = task.adapter.encode_texts(ids, mask)
-    logits = task.adapter.logit_scale() * task.adapter.encode_images(images) @ texts.T
-    return F.cross_entropy(logits, torch.tensor([place[c] for c, _, _ in targets], device=logits.device))
+    return text_cross_entropy(task.adapter, images, ids, mask, torch.tensor([place[c] for c, _, _ in targets]))
+
+
+def text_cross_entropy(adapter, images, ids, mask, targets, reduction="mean"):
+    """Cross-entropy of images over texts, at the model's temperature. images [B, ...] as the adapter encodes them; ids int64
+    [C, L], mask [C, L] or None; targets int64 [B], rows of ids. reduction: torch's."""
+    texts = adapter.encode_texts(ids, mask)
+    logits = adapter.logit_scale() * adapter.encode_images(images) @ texts.T
+    return F.cross_entropy(logits, targets.to(logits.device), reduction=reduction)
 
 
 def class_logits(task, name, epoch, seed):
