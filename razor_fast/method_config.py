@@ -74,6 +74,12 @@ class EsdConfig(TrainingConfig):
         "cross_attention", description="of the denoiser: ESD-x, ESD on self-attention, or all of it"
     )
     negative_guidance: float = Field(1.0, ge=0, description="the paper's eta: how far past the empty prompt the target lies")
+    latents: Literal["denoised", "noised_images"] = Field(
+        "denoised", description="z_t: denoised from noise up to a random t by the model in training, told the concept, as in the "
+        "paper; or noised latents of the concept's images, which take no denoising steps"
+    )  # fmt: skip
+    sampling_steps: int = Field(50, ge=1, description="of the scheduler, from noise to image; half are taken on average")
+    sampling_guidance: float = Field(3.0, ge=0, description="classifier-free guidance of these steps; the authors' code has 3")
     erase_from: str | None = Field(None, description="prompt whose prediction is the target's anchor; default: the empty one")
 
 

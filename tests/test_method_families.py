@@ -24,7 +24,7 @@ CONFIGS = {
     "salun": mc.SalunConfig(**QUICK),
     "lotus": mc.LotusConfig(**QUICK),
     "ssd": mc.SsdConfig(alpha=1.01),
-    "esd": mc.EsdConfig(**QUICK),
+    "esd": mc.EsdConfig(sampling_steps=2, **QUICK),
     "slug": mc.SlugConfig(max_probes=1, max_layers=1, forget_target=-1, retain_tolerance=1.0),
     "random": mc.RandomConfig(max_rounds=1, max_probes=1, initial_units=1, inner_steps=1, forget_target=-1, retain_tolerance=1.0),
     "all_layers": mc.AllLayersConfig(max_rounds=1, max_probes=1, inner_steps=1, forget_target=-1, retain_tolerance=1.0),
@@ -98,40 +98,3 @@ def test_random_labels_of_clip_are_captions_of_other_classes():
                     p -= 0.02 * p.grad
     assert loss.item() < start
     assert task.evaluate("validation")["forget_margin"] < build("clip").evaluate("validation")["forget_margin"]
-
-
-def test_esds_target_is_the_papers():
-    """By the U-Net itself, in the order of the equation; compared at fp32's precision, in which pipelines predict."""
-    task = build("diffusion")
-    unet, encode = task.pipeline.unet, lambda prompts: task.adapter.encode(prompts).embeddings
-    for anchor in (None, "a dog"):
-        (place,) = task.erasures(1, 0, 0, negative_guidance=1.5, anchor=anchor)
-        count = len(place.prompts)
-        with torch.no_grad():
-            told, free, start = (
-                unet(place.noisy, place.timesteps, encoder_hidden_states=encode(prompts)).sample.double()
-                for prompts in (place.prompts, [""] * count, [anchor or ""] * count)
-            )
-        torch.testing.assert_close(place.target.double(), start - 1.5 * (told - free), rtol=1e-5, atol=1e-5)
-        assert set(place.prompts) <= {p.text for p in task.prompts.forget["train"]}
-
-
-@pytest.mark.parametrize("group", ["cross_attention", "self_attention", "all"])
-def test_esd_trains_its_group_towards_the_originals_target(group):
-    task = build("diffusion")
-    config = mc.EsdConfig(epochs=16, learning_rate=3e-3, parameters=group)
-    found = []
-    outcome = rf.unlearn(task, config, method="esd", on_event=found.append)
-    losses = [e.losses["forget"] for e in found if type(e).__name__ == "Trained"]
-    assert sum(losses[-4:]) < sum(losses[:4])
-    marks = {"cross_attention": ".attn2.", "self_attention": ".attn1.", "all": ""}
-    assert outcome.edit.units and all(name.startswith("unet.") and marks[group] in name for name in outcome.edit.units)
-    assert group != "all" or any("conv_in" in name for name in outcome.edit.units)
-
-
-def test_esd_needs_an_empty_prompt():
-    task = make_task(make_pipeline("flux"))
-    before = model_bytes(task.model)
-    with pytest.raises(ConfigError, match="no prediction for an empty prompt"):
-        rf.unlearn(task, CONFIGS["esd"], method="esd")
-    assert model_bytes(task.model) == before

@@ -18,12 +18,13 @@ from ..memory import memory_advice
 from ..threads import fixed
 from .diffusion_audit import image_log_probs, outcomes, relearning_losses
 from .diffusion_data import frozen_predictions, pixels, retained, training_latents
+from .diffusion_erasing import denoised_place, erasing_losses, erasing_targets, noised_places
 from .diffusion_generation import generate
 from .diffusion_model import adapter_for
 from .diffusion_noise import noise_process, stratified
 from .diffusion_report import report_sections, take_snapshot
 from .diffusion_text import TextCache, pooled_features, unknown_everywhere
-from .diffusion_training import OBJECTIVES, erasing_losses, erasures, training_losses
+from .diffusion_training import OBJECTIVES, training_losses
 
 __all__ = ["DiffusionTask", "Drawing", "FULL", "QUICK"]
 
@@ -218,12 +219,18 @@ class DiffusionTask:
     def training_batches(self, objective):
         return -(-len(self.latents[OBJECTIVES[objective]]) // self.batch_size)
 
-    def erasures(self, count, seed, epoch, **options):
-        """What ESD steers by; see diffusion_training.erasures."""
-        return erasures(self, count, seed, epoch, **options)
+    # -- what ESD asks for, see diffusion_erasing.py
+
+    def denoised_place(self, seed, number, **options):
+        return denoised_place(self, seed, number, **options)
+
+    def noised_places(self, count, seed, first):
+        return noised_places(self, count, seed, first)
+
+    def erasing_targets(self, places, **options):
+        return erasing_targets(self, places, **options)
 
     def erasing_losses(self, places):
-        """ESD's loss at each of `erasures`."""
         return erasing_losses(self, places)
 
     def _alignment(self):

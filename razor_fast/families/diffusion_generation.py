@@ -5,6 +5,9 @@
 Images are drawn by the pipeline's own call. What was drawn to train on can be kept on disk, batch by batch.
 """
 
+import copy
+import inspect
+import math
 from pathlib import Path
 
 import torch
@@ -15,7 +18,7 @@ from ..errors import ConfigError
 from ..fingerprint import fingerprint, hash_text
 from ..memory import memory_advice
 
-__all__ = ["generate", "generate_latents"]
+__all__ = ["denoise_until", "generate", "generate_latents"]
 
 
 def generate(adapter, texts, prompts, seeds, *, steps, guidance, size=None, batch_size=8):
@@ -50,6 +53,31 @@ def generate_latents(adapter, texts, prompts, seeds, *, steps, guidance, size=No
                 with atomic_files(files[next(place)], overwrite=True) as (temporary,):
                     save_file({"latent": latent.contiguous().cpu()}, temporary)
     return torch.stack([load_file(file)["latent"] for file in files]).to(adapter.device)
+
+
+@torch.no_grad()
+def denoise_until(adapter, noise, conditioning, empty, *, steps, until, guidance, shift=1.0, generator=None):
+    """Latents on their way from noise to images, by the pipeline's own scheduler.
+
+    noise: [B, C, h, w], standard normal. conditioning, empty: what is told, and the one row that classifier-free guidance at the
+    scale `guidance` moves away from. until: in [0, 1), the share of the scheduler's `steps` timesteps that is taken. shift: of a
+    flow whose schedule is shifted dynamically. generator: of schedulers that draw noise on the way.
+    Returns (z_t [B, C, h, w] as the denoiser takes it, timesteps [B]). Raises ConfigError for more steps than the scheduler has.
+    """
+    scheduler = copy.deepcopy(adapter.pipeline.scheduler)  # a scheduler counts its steps: the pipeline's own stands still
+    known = scheduler.config.get("num_train_timesteps", steps)
+    if steps > known:
+        raise ConfigError(f"{steps} steps are asked for; the pipeline's {type(scheduler).__name__} has {known}: ask for fewer")
+    dynamic = {"mu": math.log(shift)} if scheduler.config.get("use_dynamic_shifting", False) else {}
+    scheduler.set_timesteps(steps, device=adapter.device, **dynamic)
+    drawing = {"generator": generator} if "generator" in inspect.signature(scheduler.step).parameters else {}
+    scaled = getattr(scheduler, "scale_model_input", lambda latents, _: latents)
+    latents, taken = noise * getattr(scheduler, "init_noise_sigma", 1.0), int(until * len(scheduler.timesteps))
+    for time in scheduler.timesteps[:taken]:
+        found = adapter.guided(scaled(latents, time), time.expand(len(noise)), conditioning, empty, guidance)
+        latents = scheduler.step(found, time, latents, return_dict=False, **drawing)[0]
+    time = scheduler.timesteps[taken]
+    return scaled(latents, time), time.expand(len(noise))
 
 
 @torch.no_grad()

@@ -3,9 +3,10 @@
     || e(z_t | c) - [ e0(z_t | c_from) - eta (e0(z_t | c) - e0(z_t | empty)) ] ||^2
 
 e0: the original; c_from: the empty prompt unless `erase_from` names another. Parameter groups: cross-attention (ESD-x), which
-acts where the prompt asks for it; self-attention; or the whole denoiser. The paper draws z_t by denoising with the model in
-training up to t; here z_t are noised latents of the concept's images, which the pipeline drew itself unless data were given.
-The original's predictions are computed in blocks, with its weights put back for as long as that takes: no second model is held.
+acts where the prompt asks for it; self-attention; or the whole denoiser. z_t is drawn as in the paper, by the model in training,
+which denoises from noise, told c, up to a random t; or, by option and for a small part of the time, it is a noised latent of the
+concept's images. The original's predictions are computed with its weights put back for as long as that takes: no second model
+is held.
 """
 
 from ..events import Trained
@@ -17,7 +18,7 @@ from .training import Steps
 
 __all__ = ["run"]
 
-BLOCK = 32  # micro-batches whose targets are computed at a time
+BLOCK = 32  # micro-batches whose targets are computed at a time, where z_t do not depend on the weights
 GROUPS = {"cross_attention": "cross_attention", "self_attention": "self_attention", "all": "denoiser"}
 
 
@@ -31,10 +32,12 @@ def run(task, config, *, units=None, directory=None):
         total = config.epochs if config.max_steps is None else min(config.epochs, config.max_steps)
         step, number = Steps(weights, config), 0
         while number < total:
-            count = min(BLOCK, total - number)
+            with fixed_threads(model):
+                places = _places(task, config, number, min(BLOCK, total - number))
             with weights.original(), fixed_threads(model):
-                places = task.erasures(count, config.seed, number, negative_guidance=config.negative_guidance,
-                                       anchor=config.erase_from)  # fmt: skip
+                places = task.erasing_targets(
+                    places, negative_guidance=config.negative_guidance, anchor=config.erase_from
+                )
             for loss in _drawn(task, places):
                 number += 1
                 values = step([("forget", loss, 1.0)], model)
@@ -42,6 +45,15 @@ def run(task, config, *, units=None, directory=None):
                     yield Trained(0, "erasing", number, total, values)
 
     return change_weights(task, config, layers, directory, work)
+
+
+def _places(task, config, number, most):
+    """The next micro-batches without targets: one that the model as it is now draws, or `most` of noised images."""
+    if config.latents == "noised_images":
+        return task.noised_places(most, config.seed, number)
+    return [
+        task.denoised_place(config.seed, number, steps=config.sampling_steps, guidance=config.sampling_guidance)
+    ]
 
 
 def _drawn(task, places):
