@@ -16,6 +16,7 @@ from razor_fast import method_config as mc  # noqa: E402
 from razor_fast.errors import ConfigError, NonFiniteError  # noqa: E402
 from razor_fast.families.diffusion_generation import denoise_until  # noqa: E402
 from razor_fast.families.diffusion_model import adapter_for  # noqa: E402
+from razor_fast.families.diffusion_noise import noise_process  # noqa: E402
 
 STEPS, GUIDANCE, ETA, SEED = 4, 3.0, 1.5, 2  # by this seed most of the first z_t are some steps away from noise
 
@@ -124,15 +125,19 @@ def test_a_model_in_float64_stays_in_float64(kind, task):
         assert {loss.dtype for loss in task.losses(side, 0, 0)} == {torch.float64}, side
 
 
-EULER = "sd, Euler ancestral"
+EULER, SHIFTED = "sd, Euler ancestral", "sd3, shifted by the size"
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation")  # of diffusers
-@pytest.mark.parametrize("kind", ["sd", "sdxl", "sd3", EULER])
+@pytest.mark.parametrize("kind", ["sd", "sdxl", "sd3", EULER, SHIFTED])
 def test_z_t_lies_on_the_way_of_the_pipelines_own_generation(kind):
     pipeline = make_pipeline(kind.split(",")[0])
     if kind == EULER:  # scales its latents, and draws noise on the way
         pipeline.scheduler = diffusers.EulerAncestralDiscreteScheduler.from_config(pipeline.scheduler.config)
+    shift = 1.0
+    if kind == SHIFTED:
+        pipeline.scheduler = diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
+        shift = noise_process(pipeline.scheduler, 16).shift  # 8 x 8 latents in patches of 2 x 2
     adapter, prompts = adapter_for(pipeline), ["a cat", "a dog in ink"]
     told, empty = adapter.encode(prompts), adapter.encode_empty()
     noise, passed = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1)), []
@@ -148,7 +153,7 @@ def test_z_t_lies_on_the_way_of_the_pipelines_own_generation(kind):
     times = pipeline.scheduler.timesteps.clone()
     for taken in (0, 1, 4):
         found, at = denoise_until(
-            adapter, noise, told, empty, steps=5, until=taken / 5 + 0.01, guidance=GUIDANCE,
+            adapter, noise, told, empty, steps=5, until=taken / 5 + 0.01, guidance=GUIDANCE, shift=shift,
             generator=torch.Generator().manual_seed(2),
         )  # fmt: skip
         wanted = passed[taken - 1] if taken else noise
