@@ -6,12 +6,13 @@ descends the other two; the signs are put together in `step.py`, never here.
 
 import torch
 import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
 
 from .errors import OperatorInputError
 from .precision import wide
 
-__all__ = ["answer_loss", "cosine_embedding_loss", "info_nce", "prediction_loss", "similarity_drift", "top_log_probs",
-           "top_log_probs_drift"]  # fmt: skip
+__all__ = ["answer_loss", "cosine_embedding_loss", "info_nce", "linear_answer_loss", "linear_cross_entropy",
+           "prediction_loss", "similarity_drift", "top_log_probs", "top_log_probs_drift"]  # fmt: skip
 
 
 def info_nce(image_features, text_features, logit_scale, groups=None):
@@ -70,6 +71,38 @@ def answer_loss(logits, targets, mask):
     check_answers(logits, targets, mask)
     each = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)
     each = torch.where(mask, each, 0)
+    return (each.sum(dim=1) / mask.sum(dim=1)).mean()
+
+
+def linear_cross_entropy(hidden, weight, targets, bias=None, *, rows=256):
+    """-log softmax(hidden weight^T + bias) at the targets, a row each, without the logits of all rows at once.
+
+    hidden [N, D], weight [V, D], targets int64 [N], bias [V] or None; returns [N], computed in fp32. Logits are formed for `rows`
+    rows at a time and formed again in the backward pass, so that N x V of them never exist: at a vocabulary of 128 k a row takes
+    half a megabyte. torch's own chunked function (2.14) gives means and sums alone.
+    """
+    if hidden.dim() != 2 or weight.dim() != 2 or hidden.shape[1] != weight.shape[1] or targets.shape != hidden.shape[:1]:
+        raise OperatorInputError(
+            f"hidden [N, D], weight [V, D] and targets [N] were expected, got {list(hidden.shape)}, {list(weight.shape)} and "
+            f"{list(targets.shape)}"
+        )
+    if rows < 1:
+        raise OperatorInputError(f"rows is {rows}; expected at least 1")
+
+    def piece(some, wanted):
+        return F.cross_entropy(F.linear(some, weight, bias).float(), wanted, reduction="none")
+
+    if len(hidden) <= rows or not torch.is_grad_enabled():
+        return torch.cat([piece(h, t) for h, t in zip(hidden.split(rows), targets.split(rows))])
+    pairs = zip(hidden.split(rows), targets.split(rows))
+    return torch.cat([checkpoint(piece, h, t, use_reentrant=False) for h, t in pairs])
+
+
+def linear_answer_loss(hidden, weight, targets, mask, bias=None, *, rows=256):
+    """`answer_loss` of the logits hidden weight^T + bias, formed `rows` at a time. hidden [B, K, D], targets and mask [B, K]."""
+    check_answers(hidden, targets, mask)
+    each = torch.zeros(targets.shape, device=hidden.device)
+    each = each.masked_scatter(mask, linear_cross_entropy(hidden[mask], weight, targets[mask], bias, rows=rows))
     return (each.sum(dim=1) / mask.sum(dim=1)).mean()
 
 

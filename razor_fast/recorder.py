@@ -10,18 +10,19 @@ from contextlib import contextmanager
 
 from .distributed import together
 from .errors import ConfigError, FrozenParameterError, RecordingError
-from .recording.buffers import Buffers
+from .recording.choosing import choose
 from .recording.drawing import backward_all
 from .recording.graph import can_align
-from .recording.lockstep import Lockstep
+from .recording.modes import MODES
+from .recording.report import MemoryReport
 from .recording.running import run
-from .recording.stream import Stream
+from .recording.sums import bytes_of
+from .recording.tracking import measured_peak
 from .scoring import ScoreTable
 
 __all__ = ["MODES", "ScoreRecorder", "backward_all", "score"]
 
 SIDES = ("forget", "retain", "mismatch")
-MODES = {"buffers": Buffers, "stream": Stream, "lockstep": Lockstep}
 
 
 class ScoreRecorder:
@@ -162,7 +163,15 @@ class ScoreRecorder:
         sums = self._recording.sums()
         if sums is None:
             raise RecordingError(f"mode {self.mode!r} waits for its last backward; ScoreRecorder says in which order blocks go")
-        return ScoreTable(self.units, sums, alpha=alpha, eps=eps)
+        return ScoreTable(self.units, sums, alpha=alpha, eps=eps, memory=self.memory_report())
+
+    def memory_report(self, **facts):
+        """MemoryReport of what was recorded: the gradients held at once. `score` adds estimates and the whole peak."""
+        return MemoryReport(
+            **{"mode": self.mode, "micro_batches": "accumulate", "why": "as asked for"} | facts,
+            gradient=sum(bytes_of(p) for p in self.units.parameters.values()), held=self._recording.gradient_bytes(),
+            aligned=getattr(self._recording, "aligned", None),
+        )  # fmt: skip
 
 
 def _listed(losses):
@@ -171,26 +180,36 @@ def _listed(losses):
 
 def score(
     model, units, forget_loss, retain_loss, *, mode="buffers", alpha=0.5, eps=1e-12, retain_dtype=None, hold=(),
-    micro_batches="accumulate",
+    micro_batches="accumulate", measure_memory=False,
 ):  # fmt: skip
     """Score all units of a model from two losses.
 
     forget_loss, retain_loss: callables without arguments that run the model and return a scalar loss, or an iterable
     of micro-batch losses (weight them so that they add up to the loss meant). The retain loss is computed first.
-    mode: "buffers" (two gradients of the model at the peak), "stream" (one) or "lockstep" (none); see ScoreRecorder.
+    mode: "buffers" (two gradients of the model at the peak), "stream" (one) or "lockstep" (none), see ScoreRecorder; or "auto":
+    the one with the least estimated peak, which calls both losses once more for each estimate.
     micro_batches: what modes that consume do with several: "accumulate" sums all but the last, which takes a gradient a
     side; "together" (lockstep) holds all their graphs and runs one backward, which takes their activations; "separate" (lockstep)
     takes the sums of each pair of micro-batches and extrapolates: an approximation, see docs/memory.md.
-    Returns a ScoreTable. Raises what ScoreRecorder raises, and NonFiniteError for a NaN or infinite loss.
+    measure_memory: whether the peak is measured, on a CPU at the cost of some time.
+    Returns a ScoreTable, whose memory_report() says what was chosen, why, and what it took. Raises what ScoreRecorder raises, and
+    NonFiniteError for a NaN or infinite loss.
     """
+    why, predicted = "as asked for", {}
+    if mode == "auto":
+        mode, micro_batches, why, predicted = choose(model, units, forget_loss, retain_loss)
+        hold = hold if mode != "buffers" else ()
+        retain_dtype = retain_dtype if mode == "stream" else None
     if mode == "lockstep" and not can_align():
-        warnings.warn(
+        why = (
             "this torch does not let graphs be aligned (no Node._set_sequence_nr), so that mode 'lockstep' would hold a whole "
-            "gradient and two graphs; it falls back to mode 'stream'",
-            stacklevel=2,
+            "gradient and two graphs; it falls back to mode 'stream'"
         )
+        warnings.warn(why, stacklevel=2)
         mode, micro_batches = "stream", "accumulate"
     recorder = ScoreRecorder(model, units, mode=mode, freeze_others=True, retain_dtype=retain_dtype, hold=hold)
-    with together(units.wrapping, "scoring"):
+    device = next(iter(units.parameters.values())).device
+    with together(units.wrapping, "scoring"), measured_peak(device, measure_memory) as measured:
         sums = run(recorder._recording, forget_loss, retain_loss, micro_batches)
-    return ScoreTable(units, sums, alpha=alpha, eps=eps)
+    report = recorder.memory_report(micro_batches=micro_batches, why=why, predicted=predicted, measured=measured())
+    return ScoreTable(units, sums, alpha=alpha, eps=eps, memory=report)

@@ -73,9 +73,10 @@ class ScoreTable:
     `no forget gradient`, `no gradient` and `zero weights` (phi is 0: never selected).
     """
 
-    def __init__(self, units, sums, *, alpha=0.5, eps=1e-12):
+    def __init__(self, units, sums, *, alpha=0.5, eps=1e-12, memory=None):
         _check(alpha, eps)  # here, not when the first row is asked for
         self.units, self.sums, self.alpha, self.eps = units, sums, alpha, eps
+        self._memory = memory
         self._rows = None
 
     @property
@@ -120,6 +121,10 @@ class ScoreTable:
                 )
             )
         return rows
+
+    def memory_report(self):
+        """recording.report.MemoryReport of the pass that gave these scores; None where they came from elsewhere."""
+        return self._memory
 
     def __len__(self):
         return len(self.units)

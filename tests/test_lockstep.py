@@ -17,7 +17,7 @@ from razor_fast.recording import graph
 from razor_fast.units import find_units
 
 CONSUMING = ("stream", "lockstep")
-WIDTH, DEPTH = 16, 6
+WIDTH, DEPTH = 16, 4
 
 
 class Block(nn.Module):
@@ -180,17 +180,17 @@ def test_recurrent_weights_are_found_where_they_are_held_twice():
 
 
 def test_aligned_towers_hold_two_layers_and_not_a_gradient():
-    model = Tower(depth=24)
+    model = Tower(depth=16)
     peak, whole, aligned = lockstep_flight(model, *losses_of(model))
     block = model.blocks[0].up.weight
-    assert aligned and peak <= 4 * block.nbytes < 0.1 * whole
+    assert aligned and peak <= 4 * block.nbytes < 0.15 * whole
 
 
 class TwoTowers(nn.Module):
     def __init__(self):
         super().__init__()
         torch.manual_seed(0)
-        self.image, self.text = Tower(depth=12), Tower(depth=12)
+        self.image, self.text = Tower(depth=8), Tower(depth=8)
 
 
 @pytest.mark.parametrize("retain_kind", ["other order", "one tower", "other path"])
@@ -263,7 +263,7 @@ def second_loss(model, ids):
     return model(ids).square().mean()
 
 
-@pytest.mark.parametrize("counts", [(3, 3), (1, 3), (3, 1), (2, 3)])
+@pytest.mark.parametrize("counts", [(1, 3), (3, 1), (2, 3)])
 @pytest.mark.parametrize("how", ["stream", "accumulate", "together"])
 def test_micro_batches_add_up_exactly(counts, how):
     model = Tower().double()  # sums of micro-batches round by their order

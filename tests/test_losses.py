@@ -8,7 +8,15 @@ import pytest
 import torch
 
 from razor_fast.errors import OperatorInputError
-from razor_fast.losses import cosine_embedding_loss, info_nce, similarity_drift
+from razor_fast.losses import (
+    answer_loss,
+    cosine_embedding_loss,
+    info_nce,
+    linear_answer_loss,
+    linear_cross_entropy,
+    similarity_drift,
+)
+from razor_fast.recording.tracking import Tracker
 
 SCALE = 7.0
 
@@ -81,3 +89,34 @@ def test_pairs_that_do_not_match_are_refused_before_they_broadcast(loss, shapes)
 def test_one_group_a_pair():
     with pytest.raises(OperatorInputError, match=r"groups has shape \[1\]; expected \[3\]"):
         info_nce(torch.ones(3, 2), torch.ones(3, 2), 1.0, torch.tensor([0]))
+
+
+@pytest.mark.parametrize("rows", [1, 3, 100])
+def test_answers_in_chunks_have_the_loss_and_the_gradients_of_whole_logits(rows):
+    torch.manual_seed(0)
+    hidden = torch.randn(2, 4, 5, dtype=torch.float64, requires_grad=True)
+    weight, bias = (torch.randn(s, dtype=torch.float64, requires_grad=True) for s in ((11, 5), (11,)))
+    targets, mask = torch.randint(11, (2, 4)), torch.tensor([[True] * 4, [False, True, True, False]])
+    found = linear_answer_loss(hidden, weight, targets, mask, bias, rows=rows)
+    expected = answer_loss(hidden @ weight.T + bias, targets, mask)
+    torch.testing.assert_close(found.float(), expected.float())
+    leaves = (hidden, weight, bias)
+    for one, other in zip(torch.autograd.grad(found, leaves), torch.autograd.grad(expected, leaves)):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-8)
+    with torch.no_grad():
+        torch.testing.assert_close(linear_answer_loss(hidden, weight, targets, mask, bias, rows=rows), found.detach())
+
+
+def test_logits_of_a_large_vocabulary_do_not_set_the_peak():
+    hidden, weight = torch.randn(256, 8, requires_grad=True), torch.randn(8000, 8)
+    targets = torch.randint(8000, (256,))
+    with Tracker() as tracker:
+        linear_cross_entropy(hidden, weight, targets, rows=16).mean().backward()
+    assert tracker.peak < 4 * 256 * 8000 / 4
+
+
+@pytest.mark.parametrize("shapes", [((3, 4), (5, 3), (3,)), ((3, 4), (5, 4), (2,)), ((2, 3, 4), (5, 4), (3,))])
+def test_hidden_states_that_do_not_fit_are_refused(shapes):
+    hidden, weight, targets = shapes
+    with pytest.raises(OperatorInputError, match=r"hidden \[N, D\], weight"):
+        linear_cross_entropy(torch.zeros(hidden), torch.zeros(weight), torch.zeros(targets, dtype=torch.int64))

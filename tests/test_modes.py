@@ -76,7 +76,7 @@ def test_every_mode_gives_the_float64_scores(name):
         assert_same_scores(score(model, units, forget, retain, mode=mode), expected, 1e-5)
 
 
-@pytest.mark.parametrize("name", ["open_clip", "U-Net", "FLUX MMDiT", "LLaVA tied"])
+@pytest.mark.parametrize("name", ["open_clip", "FLUX MMDiT", "LLaVA tied"])
 def test_every_mode_gives_the_scores_of_bf16_gradients(name):
     """Against the bf16 gradients that autograd forms, summed in float64. Without embeddings, whose dense bf16 gradients are
     rounded once a token: the modes that consume take them sparse and sum the tokens exactly."""

@@ -10,6 +10,7 @@ transformers = pytest.importorskip("transformers")
 
 import vlms  # noqa: E402
 
+from razor_fast import losses  # noqa: E402
 from razor_fast.config import RazorConfig  # noqa: E402
 from razor_fast.data.conversations import Question  # noqa: E402
 from razor_fast.errors import ConfigError, ModelError, NoGradientError  # noqa: E402
@@ -352,3 +353,10 @@ def test_on_another_model(learned):
     other = vlms.build_model()
     assert task.on(other).evaluate("test") != task.evaluate("test") and task.on(other).model is other
     assert task.evaluate("test")["forget_accuracy"] == 1
+
+
+@pytest.mark.parametrize("kind", vlms.KINDS)
+def test_the_answer_loss_in_chunks_is_that_of_whole_logits(kind):
+    adapter = make_task(kind).adapter
+    asked = vlms.questions(each=2)["retain"][:3]
+    torch.testing.assert_close(adapter.answer_loss(asked), losses.answer_loss(*adapter.answer_logits(asked)))

@@ -183,7 +183,7 @@ class VlmTask:
             if side == "forget":
                 yield from self._forget_losses(questions)
             if side == "retain" and self.retain == "answers":
-                yield losses.answer_loss(*self.adapter.answer_logits(questions))
+                yield self.adapter.answer_loss(questions)
             elif side == "retain":
                 images, texts = self.alignment(questions)
                 groups = self.alignment.groups(questions).to(images.device)
@@ -201,7 +201,7 @@ class VlmTask:
             if reached or not self.answer_weight:
                 yield self.align_weight * loss
         if self.answer_weight:
-            loss = losses.answer_loss(*self.adapter.answer_logits(questions))
+            loss = self.adapter.answer_loss(questions)
             if loss.requires_grad or not reached:
                 yield self.answer_weight * loss
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from .. import losses
 from ..errors import DataError, ModelError
 from ..memory import memory_advice
 from .vlm_parts import modules_of
@@ -187,18 +188,40 @@ class VlmAdapter:
         answers: lists of ids in place of the questions' own. Returns logits [B, K, V], targets int64 [B, K] and mask bool
         [B, K], K the longest answer; each answer ends with the end token, at the last place.
         """
+        inputs, targets, mask = self._asked(questions, answers)
+        longest = targets.shape[1]
+        with self._checkpointed():
+            logits = self.model(**inputs, use_cache=False, logits_to_keep=longest + 1).logits
+        logits = logits[:, -longest - 1 : -1].float()
+        return logits, targets.to(logits.device), mask.to(logits.device)
+
+    def answer_loss(self, questions):
+        """losses.answer_loss of the questions' own answers; where the model ends in one linear layer, a few rows of logits at a
+        time, so that a large vocabulary does not set the peak."""
+        head, body = self.model.get_output_embeddings(), getattr(self.model, "model", None)
+        text = self.model.config.get_text_config()
+        scaled = any(getattr(text, name, None) for name in ("final_logit_softcapping", "logit_scale", "logits_scaling"))
+        if not isinstance(head, torch.nn.Linear) or body is None or scaled:
+            return losses.answer_loss(*self.answer_logits(questions))
+        inputs, targets, mask = self._asked(questions)
+        longest = targets.shape[1]
+        with self._checkpointed():
+            hidden = body(**inputs, use_cache=False).last_hidden_state[:, -longest - 1 : -1].to(head.weight.device)
+        return losses.linear_answer_loss(
+            hidden, head.weight, targets.to(hidden.device), mask.to(hidden.device), head.bias
+        )
+
+    def _asked(self, questions, answers=None):
+        """(model inputs of prompts with answers, targets [B, K], mask [B, K]); see answer_logits."""
         encoded = [self.encode(question) for question in questions]
         answers = [e.answer for e in encoded] if answers is None else answers
         inputs = self._batch([[*e.prompt, *a] for e, a in zip(encoded, answers)], encoded)
         longest = max(map(len, answers))
-        places = (inputs["attention_mask"].cumsum(dim=1) - 1).clamp(min=0)
-        with self._checkpointed():
-            logits = self.model(**inputs, position_ids=places, use_cache=False, logits_to_keep=longest + 1).logits
-        logits = logits[:, -longest - 1 : -1].float()
-        targets = inputs["input_ids"][:, -longest:].to(logits.device)
-        lengths = torch.tensor([len(a) for a in answers], device=logits.device)
-        mask = torch.arange(longest, device=logits.device)[None, :] >= longest - lengths[:, None]
-        return logits, targets, mask
+        inputs["position_ids"] = (inputs["attention_mask"].cumsum(dim=1) - 1).clamp(min=0)
+        targets = inputs["input_ids"][:, -longest:]
+        lengths = torch.tensor([len(a) for a in answers], device=targets.device)
+        mask = torch.arange(longest, device=targets.device)[None, :] >= longest - lengths[:, None]
+        return inputs, targets, mask
 
     def projected_features(self, questions):
         """Mean of the image tokens that the language model is given: fp32 [B, D], with gradients where asked for."""

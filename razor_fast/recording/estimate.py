@@ -1,0 +1,60 @@
+"""How much memory a scoring pass will take: the pass itself, run on fake tensors, which have shapes and no memory."""
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+
+from .leaves import Swap
+from .modes import MODES
+from .running import run
+from .tracking import Tracker
+
+__all__ = ["dry_run"]
+
+aten = torch.ops.aten
+
+
+class DryTracker(Tracker):
+    """A Tracker on fake tensors. What depends on values is taken at its largest: a number that Python reads is 1, all rows are
+    distinct, a mask that is computed from the model lets everything through. Real masks are counted."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is aten._local_scalar_dense.default and isinstance(args[0], FakeTensor):
+            return True if args[0].dtype is torch.bool else 1.0 if args[0].is_floating_point() else 1
+        if func is aten._unique2.default and isinstance(args[0], FakeTensor):
+            return args[0].reshape(-1), torch.empty_like(args[0]), args[0].new_empty(0)
+        if func in (aten.index.Tensor, aten.index_put.default, aten.index_put_.default) and not isinstance(args[1], tuple):
+            args = (args[0], _places(args[1]), *args[2:])
+        return super().__torch_dispatch__(func, types, args, kwargs)
+
+
+def _places(indices):
+    """Masks among indices as int64 places, whose number a fake tensor knows."""
+    found = []
+    for index in indices:
+        if index is None or index.dtype not in (torch.bool, torch.uint8):
+            found.append(index)
+        elif isinstance(index, FakeTensor):
+            found += [index.new_empty(index.numel(), dtype=torch.int64) for _ in range(index.dim())]
+        else:
+            found += index.nonzero().unbind(1)
+    return found
+
+
+def dry_run(model, units, forget_loss, retain_loss, mode, micro_batches="accumulate", **options):
+    """Bytes that a scoring pass will hold at its peak, above the model. Nothing is computed and the model is not touched.
+
+    The same code runs as in the real pass: forwards, checkpoints, the engine, hooks. Losses draw real batches, whose bytes count
+    where they are made inside. What kernels allocate for themselves is not in it. Raises what the losses raise; one that
+    cannot be run without values (a loss that leaves torch, say) raises torch's error.
+    """
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    fakes = {}
+    for tensor in [*model.parameters(), *model.buffers()]:
+        copy = fake.from_tensor(tensor.detach())
+        fakes[id(tensor)] = nn.Parameter(copy, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else copy
+    with torch.random.fork_rng(devices=[]), Swap(model, fakes):
+        recording = MODES[mode](model, units.on(model), **options)
+        with DryTracker() as tracker:
+            run(recording, forget_loss, retain_loss, micro_batches)
+    return tracker.peak
