@@ -25,6 +25,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import torch
@@ -35,10 +36,11 @@ from benchmarks.habits import gradients as habit
 from benchmarks.habits import slug
 from benchmarks.timing import commit, device_name
 from razor_fast import __version__, losses
+from razor_fast.matrix import matrix_shape
 from razor_fast.recorder import MODES
 from razor_fast.recording.estimate import dry_run
 from razor_fast.recording.running import run
-from razor_fast.units import Units, find_units
+from razor_fast.units import DEFAULT_EXCLUDE, Slice, Unit, Units, find_units
 
 WAYS = ("ancestors", *MODES)
 COLUMNS = ("model", "way", "parameter_bytes", "peak", "resident", "estimate", "in_flight_share", "median_s", "fastest_s",
@@ -80,6 +82,16 @@ def options(mode):
     return {} if mode == "lockstep" else {"freeze_others": True}
 
 
+def units_of(model, **choice):
+    """find_units; of a model on the meta device, whose weights nobody can edit, every parameter as a layer."""
+    parameters = dict(model.named_parameters())
+    if not any(p.is_meta for p in parameters.values()):
+        return find_units(model, **choice)
+    names = [n for n in parameters if choice.get("exclude") == () or not any(fnmatchcase(n, e) for e in DEFAULT_EXCLUDE)]
+    shapes = {n: matrix_shape(parameters[n].shape) for n in names}
+    return Units([Unit(n, "layer", (Slice(n, 0, r, 0, c),)) for n, (r, c) in shapes.items()], parameters)
+
+
 def clip(name, device):
     import open_clip
 
@@ -91,14 +103,16 @@ def clip(name, device):
     for _ in range(2):
         tokens = torch.randint(1, model.vocab_size - 2, (4, length), generator=generator)
         tokens[:, -1] = model.vocab_size - 1
-        batches.append((torch.randn(4, 3, size, size, generator=generator).to(device), tokens.to(device)))
+        batches.append((torch.randn(4, 3, size, size, generator=generator), tokens))
+    if torch.device(device).type != "meta":
+        batches = [tuple(t.to(device) for t in batch) for batch in batches]
 
     def features(side):
         images, tokens = batches[side]
         return [F.normalize(f, dim=-1) for f in (model.encode_image(images), model.encode_text(tokens))]
 
     return Pass(
-        model, find_units(model, exclude=()), lambda: losses.cosine_embedding_loss(*features(0)),
+        model, units_of(model, exclude=()), lambda: losses.cosine_embedding_loss(*features(0)),
         lambda: losses.info_nce(*features(1), model.logit_scale.exp()),
     )  # fmt: skip
 
@@ -127,13 +141,15 @@ def llava(name, device):
     model.train()  # transformers checkpoints in training mode alone; the configuration has no dropout
     generator = torch.Generator().manual_seed(0)
     language, head = model.model.language_model, model.lm_head
-    batches = [torch.randint(0, 128000, (1, 1025), generator=generator).to(device) for _ in range(2)]
+    batches = [torch.randint(0, 128000, (1, 1025), generator=generator) for _ in range(2)]
+    if torch.device(device).type != "meta":
+        batches = [ids.to(device) for ids in batches]
 
     def loss(ids):
         hidden = language(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
         return losses.linear_cross_entropy(hidden.flatten(0, 1), head.weight, ids[:, 1:].flatten()).mean()
 
-    return Pass(model, find_units(model), lambda: loss(batches[0]), lambda: loss(batches[1]))
+    return Pass(model, units_of(model), lambda: loss(batches[0]), lambda: loss(batches[1]))
 
 
 def build(name, device):

@@ -76,6 +76,9 @@ class RazorConfig(MethodConfig):
     lambda_retain: float = Field(1.0, ge=0)
     lambda_mismatch: float = Field(1.0, ge=0)
 
+    score_mode: Literal["buffers", "stream", "lockstep", "auto"] = Field(
+        "buffers", description="gradients of the model held while scoring: two, one, none, or what takes least (docs/memory.md)"
+    )
     inner_steps: int = Field(8, ge=1, description="gradient steps that form a round's direction; the paper's is 1")
     inner_share: float = Field(0.02, gt=0, description="length of an inner step, as a share of the norm of what moves")
     step: Literal["per_unit", "joint"] = Field(

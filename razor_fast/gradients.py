@@ -5,10 +5,14 @@ backward pass of the weighted loss forms it in one buffer. Where weights are 16-
 there the sides stay apart and are added in fp32.
 """
 
+from functools import partial
+
 import torch
 
 from .errors import NoGradientError
-from .recorder import ScoreRecorder, backward_all
+from .recorder import ScoreRecorder, backward_all, score
+from .recording.choosing import choose
+from .recording.directions import Directions
 from .threads import fixed_threads
 
 __all__ = ["GradientSource"]
@@ -26,6 +30,8 @@ class GradientSource:
         self.task, self.config, self.cost = task, config, cost
         self.recorder = ScoreRecorder(task.model, units, freeze_others=True)
         self.losses = {}
+        self.way = None  # (mode, micro_batches) of the scores, settled before the first
+        self.directions = None  # formed with the last scores, where these kept no gradients
 
     @property
     def weights(self):
@@ -34,7 +40,16 @@ class GradientSource:
         return {"forget": -c.lambda_forget * c.rho, "retain": c.lambda_retain, "mismatch": c.lambda_mismatch}
 
     def scores(self, round_index):
-        """(ScoreTable, {side: gradients}) at the present weights. In round 0 the mismatch gradient is zero and left out."""
+        """(ScoreTable, {side: gradients}) at the present weights. In round 0 the mismatch gradient is zero and left out.
+
+        In a mode that keeps no gradients there is None in their place: `begin` then takes directions that were formed on the
+        way, or gradients of the few units that move.
+        """
+        self.draw, self.directions = round_index * self.config.inner_steps, None
+        if self.way is None:
+            self.way = self._settle()
+        if self.way[0] != "buffers":
+            return self._consumed(round_index), None
         recorder = self.recorder
         recorder.clear()
         found = self._sides(recorder, SIDES if round_index else SIDES[:2], round_index * self.config.inner_steps)
@@ -44,6 +59,41 @@ class GradientSource:
         read += [g for side in ("forget", "retain") for g in found[side].values() if g is not None]
         self.cost.scored_bytes += sum(t.numel() * t.element_size() for t in read)
         return table, found
+
+    def _settle(self):
+        if self.config.score_mode != "auto":
+            return self.config.score_mode, "accumulate"
+        with fixed_threads(self.task.model):
+            losses = (partial(self.task.losses, side, self.draw, self.config.seed) for side in SIDES[:2])
+            return choose(self.task.model, self.recorder.units, *losses)[:2]
+
+    def _consumed(self, round_index):
+        """Scores of a pass that keeps no gradients; in round 0, where K is the best by score, with their directions."""
+        c, (mode, micro_batches) = self.config, self.way
+        if not round_index and c.initial_units is not None and c.selection == "score":
+            weights = self.weights
+            self.directions = Directions(
+                self.recorder.units, forget=weights["forget"], retain=weights["retain"], count=c.initial_units, alpha=c.alpha,
+                eps=c.eps,
+            )  # fmt: skip
+        with self.cost.timed("gradients"), fixed_threads(self.task.model):
+            table = score(
+                self.task.model, self.recorder.units, lambda: self._counted(self.task.losses("forget", self.draw, c.seed)),
+                lambda: self._counted(self.task.losses("retain", self.draw, c.seed)), mode=mode, alpha=c.alpha, eps=c.eps,
+                micro_batches=micro_batches, directions=self.directions,
+            )  # fmt: skip
+        self.losses = dict(table.memory_report().losses)
+        return table
+
+    def begin(self, step, found):
+        """Set the first direction of a StepState: from the gradients of the last scores(), where it kept any."""
+        if found is not None:
+            return self.set_direction(step, found)
+        if self.directions is not None and all(unit.name in self.directions.found for unit in step.units):
+            return step.set_flat(self.directions.found)
+        losses = self.losses
+        self.direct(step, self.draw)
+        self.losses = losses
 
     def clear(self):
         """Free the gradients of the last scores()."""

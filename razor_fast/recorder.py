@@ -56,6 +56,7 @@ class ScoreRecorder:
 
     freeze_others=True sets requires_grad=False on every parameter outside the units inside each block, so that their
     gradients are never formed; the forward pass must then run inside the block. Lockstep always does.
+    directions: recording.directions.Directions, formed while gradients are reduced.
     hold: names of parameters whose gradient comes in several pieces of one backward (reentrant checkpointing of a module that is
     used twice): theirs is reduced at the end.
 
@@ -64,7 +65,7 @@ class ScoreRecorder:
     that another tool's hooks hold).
     """
 
-    def __init__(self, model, units, *, mode="buffers", freeze_others=False, retain_dtype=None, hold=()):
+    def __init__(self, model, units, *, mode="buffers", freeze_others=False, retain_dtype=None, hold=(), directions=None):
         units.check_model(model)
         frozen = [name for name, p in units.parameters.items() if not p.requires_grad]
         if frozen:
@@ -80,10 +81,12 @@ class ScoreRecorder:
         if unknown is not None:
             raise ConfigError(f"hold names {unknown!r}, which is no parameter of the units")
         self.model, self.units, self.mode = model, units, mode
+        if directions is not None and (directions.units is not units or units.layout.group is not None):
+            raise ConfigError("directions are of other units, or of a model on several ranks; make them of the units given here")
         options = {"buffers": {"freeze_others": freeze_others}, "lockstep": {"hold": hold}}.get(
             mode, {"freeze_others": freeze_others, "retain_dtype": retain_dtype, "hold": hold}
         )
-        self._recording = MODES[mode](model, units, **options)
+        self._recording = MODES[mode](model, units, directions=directions, **options)
         self._open = None
 
     def __enter__(self):
@@ -180,7 +183,7 @@ def _listed(losses):
 
 def score(
     model, units, forget_loss, retain_loss, *, mode="buffers", alpha=0.5, eps=1e-12, retain_dtype=None, hold=(),
-    micro_batches="accumulate", measure_memory=False,
+    micro_batches="accumulate", directions=None, measure_memory=False,
 ):  # fmt: skip
     """Score all units of a model from two losses.
 
@@ -191,6 +194,7 @@ def score(
     micro_batches: what modes that consume do with several: "accumulate" sums all but the last, which takes a gradient a
     side; "together" (lockstep) holds all their graphs and runs one backward, which takes their activations; "separate" (lockstep)
     takes the sums of each pair of micro-batches and extrapolates: an approximation, see docs/memory.md.
+    directions: Directions of the units that will be edited, formed on the way.
     measure_memory: whether the peak is measured, on a CPU at the cost of some time.
     Returns a ScoreTable, whose memory_report() says what was chosen, why, and what it took. Raises what ScoreRecorder raises, and
     NonFiniteError for a NaN or infinite loss.
@@ -207,9 +211,15 @@ def score(
         )
         warnings.warn(why, stacklevel=2)
         mode, micro_batches = "stream", "accumulate"
-    recorder = ScoreRecorder(model, units, mode=mode, freeze_others=True, retain_dtype=retain_dtype, hold=hold)
+    if directions is not None and micro_batches == "separate":
+        raise ConfigError("micro_batches='separate' has no whole gradient to form directions from; accumulate, or go together")
+    recorder = ScoreRecorder(
+        model, units, mode=mode, freeze_others=True, retain_dtype=retain_dtype, hold=hold, directions=directions
+    )
     device = next(iter(units.parameters.values())).device
     with together(units.wrapping, "scoring"), measured_peak(device, measure_memory) as measured:
         sums = run(recorder._recording, forget_loss, retain_loss, micro_batches)
-    report = recorder.memory_report(micro_batches=micro_batches, why=why, predicted=predicted, measured=measured())
+    report = recorder.memory_report(
+        micro_batches=micro_batches, why=why, predicted=predicted, measured=measured(), losses=recorder._recording.losses
+    )
     return ScoreTable(units, sums, alpha=alpha, eps=eps, memory=report)

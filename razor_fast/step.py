@@ -92,6 +92,15 @@ class StepState:
         self.gradients = {"forget": flat, "retain": None, "mismatch": None}
         self.coefficients = (1.0, 0.0, 0.0)
 
+    def set_flat(self, found):
+        """Take directions that are at hand: dict unit name -> its values, flat, in the order of its slices."""
+        flat = torch.zeros_like(self.base)
+        for name, pieces in self._ranges.items():
+            for (a, b), values in zip(pieces, found[name].split([b - a for a, b in pieces])):
+                flat[a:b] = values
+        self.gradients = {"forget": flat, "retain": None, "mismatch": None}
+        self.coefficients = (1.0, 0.0, 0.0)
+
     def place(self):
         """Where the step stands, to come back to: (base, held, their content numbers)."""
         return self.base, self.held, self._contents

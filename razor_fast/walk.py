@@ -14,14 +14,15 @@ class Walk:
     where it is going: that is what bends the way around what must be kept.
 
     units: of the members. carry: StepState of K, at the last accepted step. found: gradients at the present weights by side,
-    the first step's. Between calls the model stands at the last accepted step; an exception leaves it there too.
+    the first step's; None where the scores kept none. Between calls the model stands at the last accepted step; an exception
+    leaves it there too.
     """
 
     def __init__(self, label, units, source, config, round_index, found, *, carry, rounding_seed=None):
         self.label, self.members = label, [unit.name for unit in units]
         self.source, self.config, self.round = source, config, round_index
         self.step = StepState(units, rounding_seed=rounding_seed, carry=carry)
-        source.set_direction(self.step, found)
+        source.begin(self.step, found)
         self.forget = [source.losses.get("forget", math.nan)]  # the forget loss on train before each step
         self._start = self._here = self.step.place()
         self._taken, self._ended = 0, False

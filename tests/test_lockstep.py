@@ -237,7 +237,7 @@ def test_lockstep_gives_the_bits_of_two_passes_where_nothing_is_accumulated():
         forget().backward()
     seen = {}
     recorder = ScoreRecorder(model, units, mode="lockstep")
-    recorder._recording.pairing.sums.on_reduced = lambda group: seen.update({n: f.clone() for n, (f, _) in group.items()})
+    recorder._recording.pairing.sums.on_reduced = lambda group, totals: seen.update({n: f.clone() for n, (f, _) in group.items()})
     with recorder.retain():
         second = retain()
     with recorder.forget():

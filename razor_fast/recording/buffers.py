@@ -16,9 +16,9 @@ class Buffers:
 
     mode = "buffers"
 
-    def __init__(self, model, units, *, freeze_others=False):
+    def __init__(self, model, units, *, freeze_others=False, directions=None):
         self.model, self.units, self.freeze_others = model, units, freeze_others
-        self.gradients = {}
+        self.gradients, self.directions = {}, directions
 
     def clear(self):
         self.gradients = {}
@@ -51,7 +51,12 @@ class Buffers:
         layout = self.units.layout
         theta = layout.local(self.units.parameters)
         sides = (list(self.gradients[side].values()) for side in ("forget", "retain"))
-        return layout.sum(ops.segment_stats(theta, *sides, self.units.counted))
+        sums = layout.sum(ops.segment_stats(theta, *sides, self.units.counted))
+        if self.directions is not None:
+            self.directions.start()
+            both = zip(self.gradients["forget"].items(), self.gradients["retain"].values())
+            self.directions.receive({name: (forget, retain) for (name, forget), retain in both}, sums)
+        return sums
 
     def gradient_bytes(self):
         """Bytes of gradients held."""

@@ -41,6 +41,12 @@ def _places(indices):
     return found
 
 
+def _empty(fake, tensor):
+    """A fake tensor on the CPU in place of one on the meta device: a model too large to be built is estimated so."""
+    with fake:
+        return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
+
+
 def dry_run(model, units, forget_loss, retain_loss, mode, micro_batches="accumulate", **options):
     """Bytes that a scoring pass will hold at its peak, above the model. Nothing is computed and the model is not touched.
 
@@ -51,7 +57,7 @@ def dry_run(model, units, forget_loss, retain_loss, mode, micro_batches="accumul
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     fakes = {}
     for tensor in [*model.parameters(), *model.buffers()]:
-        copy = fake.from_tensor(tensor.detach())
+        copy = _empty(fake, tensor) if tensor.is_meta else fake.from_tensor(tensor.detach())
         fakes[id(tensor)] = nn.Parameter(copy, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else copy
     with torch.random.fork_rng(devices=[]), Swap(model, fakes):
         recording = MODES[mode](model, units.on(model), **options)

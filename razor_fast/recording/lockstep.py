@@ -25,9 +25,9 @@ class Lockstep:
 
     mode = "lockstep"
 
-    def __init__(self, model, units, *, hold=(), on_reduced=None, sparse=True):
+    def __init__(self, model, units, *, hold=(), directions=None, sparse=True):
         refuse_foreign_hooks(model, units, self.mode)
-        self.model, self.units, self.on_reduced, self.sparse = model, units, on_reduced, sparse
+        self.model, self.units, self.directions, self.sparse = model, units, directions, sparse
         self.hold = frozenset(hold)
         self.clear()
 
@@ -41,7 +41,7 @@ class Lockstep:
 
     def renew(self):
         """Forget what was recorded, on the same leaves: losses computed on them stay good."""
-        self.pairing = Pairing(self.units, self.leaves, hold=self.hold, on_reduced=self.on_reduced)
+        self.pairing = Pairing(self.units, self.leaves, hold=self.hold, directions=self.directions)
         self._sums, self._inside_retain = None, 0
 
     def recorded(self, side):

@@ -16,7 +16,7 @@ class MemoryReport:
     mode, micro_batches: how the pass went. why: who chose it, and on what grounds. gradient: one gradient of the units'
     parameters. held: the most bytes of gradients that were held at once. predicted: {"mode" or "mode, micro_batches": peak} of
     the estimates that were made. measured: the peak of this pass, where it was asked for (measure_memory=True).
-    aligned: whether the two graphs were walked side by side (lockstep), else None.
+    aligned: whether the two graphs were walked side by side (lockstep), else None. losses: {side: value} where `score` ran them.
     """
 
     mode: str
@@ -27,6 +27,7 @@ class MemoryReport:
     predicted: dict = field(default_factory=dict)
     measured: int | None = None
     aligned: bool | None = None
+    losses: dict = field(default_factory=dict)
 
     def __str__(self):
         lines = [f"mode {self.mode}: {self.why}"]

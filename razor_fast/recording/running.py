@@ -16,6 +16,7 @@ def run(recording, forget_loss, retain_loss, micro_batches="accumulate"):
         raise ConfigError(f"micro_batches is {micro_batches!r}; expected one of {', '.join(map(repr, MICRO_BATCHES))}")
     if recording.mode != "lockstep" and micro_batches != "accumulate":
         raise ConfigError(f"micro_batches={micro_batches!r} is of mode 'lockstep'; mode {recording.mode!r} accumulates")
+    recording.losses = {}
     drive = {"buffers": _buffers, "stream": _stream, "lockstep": _LOCKSTEP[micro_batches]}[recording.mode]
     try:
         # The whole of it on clean leaves: losses are drawn between the blocks too.
@@ -29,16 +30,18 @@ def run(recording, forget_loss, retain_loss, micro_batches="accumulate"):
 def _buffers(recording, forget_loss, retain_loss):
     for side, loss in (("retain", retain_loss), ("forget", forget_loss)):
         with recording.block(side):
-            backward_all(loss(), side, finite=recording.units.wrapping.group is None)
+            recording.losses[side] = backward_all(loss(), side, finite=recording.units.wrapping.group is None)
     return recording.sums()
 
 
 def _stream(recording, forget_loss, retain_loss):
     with recording.block("retain"):
-        backward_all(retain_loss(), "retain")
-    for loss, last in Drawn(forget_loss, "forget").told_apart():
+        recording.losses["retain"] = backward_all(retain_loss(), "retain")
+    drawn = Drawn(forget_loss, "forget")
+    for loss, last in drawn.told_apart():
         with recording.block("forget", last):
             run_backward([loss], "computing gradients of the forget loss")
+    recording.losses["forget"] = drawn.total
     return recording.sums()
 
 
@@ -54,12 +57,17 @@ def _accumulated(recording, forget_loss, retain_loss):
                 continue
             with recording.block(side, last=False):
                 run_backward([loss], f"computing gradients of the {side} loss")
+        recording.losses[side] = drawn.total
     return _both(recording, held["forget"], held["retain"])
 
 
 def _together(recording, forget_loss, retain_loss):
-    retain = list(Drawn(retain_loss, "retain", recording.standing("retain")))
-    return _both(recording, list(Drawn(forget_loss, "forget")), retain)
+    held = {}
+    for side, losses in (("retain", retain_loss), ("forget", forget_loss)):
+        drawn = Drawn(losses, side, recording.standing(side))
+        held[side] = list(drawn)
+        recording.losses[side] = drawn.total
+    return _both(recording, held["forget"], held["retain"])
 
 
 def _separate(recording, forget_loss, retain_loss):
@@ -78,6 +86,7 @@ def _separate(recording, forget_loss, retain_loss):
         recording.renew()
         sums = _both(recording, [pair[1]], [pair[0]])
         total, count = sums if total is None else total + sums, count + 1
+    recording.losses = {"forget": forget.total, "retain": retain.total}
     scale = total.new_tensor([1 / count, count, count, count])
     return total * scale
 

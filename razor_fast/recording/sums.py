@@ -38,7 +38,8 @@ class PairSums:
     """float64 [U, 4] of all units (theta^2, g_f^2, g_r^2, g_f.g_r), fed a parameter at a time.
 
     theta: dict name -> tensor of each parameter of the units. What is given to `add` is held until its group is full; then it
-    is reduced and let go. on_reduced(names, pairs): called after each group, before its gradients go.
+    is reduced and let go. on_reduced({name: (g_f, g_r)}, totals): called after each
+    group, before its gradients go.
     """
 
     def __init__(self, units, theta, flight, on_reduced=None):
@@ -79,7 +80,7 @@ class PairSums:
         sums = ops.segment_stats(*columns, plan)
         self._total(device).index_add_(0, index.to(device), sums)
         if self.on_reduced is not None:
-            self.on_reduced(group)
+            self.on_reduced(group, self._total(device))
         self.flight.add(-sum(bytes_of(f) + bytes_of(r) for f, r in group.values()))
 
     def _add_sparse(self, name, forget, retain):

@@ -1,0 +1,141 @@
+"""Update directions formed where the gradients are: in the hook that reduces them, for units that will be edited.
+
+    directions = Directions(units, forget=-rho, retain=1.0, count=4)
+    scores = score(model, units, forget_loss, retain_loss, mode="lockstep", directions=directions)
+    directions.found["visual.proj"]                 # forget * g_f + retain * g_r over the unit's slices, flat
+
+Which units those are is known beforehand (`always`), or decided as the scores come: those above a threshold, or the running best.
+The rule is selection.select's, so that what is kept is what select then chooses.
+"""
+
+import heapq
+import math
+
+import torch
+
+from ..errors import ConfigError
+from ..scoring import phi_from_sums
+
+__all__ = ["Directions"]
+
+
+class Directions:
+    """Collects directions of the best units while a pass is reduced.
+
+    forget, retain: coefficients of g_f and g_r. always: names of units whose direction is kept in any case (K so far); nothing
+    that overlaps them is chosen. count: keep this many of the best. threshold: keep those with phi above it. One of the two, or
+    neither for `always` alone. maximum: at most this many by threshold. without: names left out. alpha, eps: of the scores.
+
+    found: dict unit name -> its direction, fp32 (fp64 where a parameter is), one after another in the order of its slices. A side
+    that does not reach a parameter counts as zero. Where the pass raises, found is empty.
+
+    Units that share parameters (a layer and its heads, the heads of a module) are decided together, when the last of their
+    parameters has come: until then those directions are held, which is one module's. Of these the best is taken first and what
+    overlaps it passed over; over all modules the best are kept, so the outcome is select's. Reads one number a unit, which waits
+    for the device.
+    """
+
+    def __init__(
+        self, units, *, forget=-1.0, retain=1.0, always=(), count=None, threshold=None, maximum=None, without=(), alpha=0.5,
+        eps=1e-12,
+    ):  # fmt: skip
+        if count is not None and threshold is not None:
+            raise ConfigError("give a count or a threshold, not both")
+        for option, value in (("count", count), ("maximum", maximum)):
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise ConfigError(f"{option} is {value!r}; expected a whole number of at least 1, or None")
+        if threshold is not None and not (isinstance(threshold, (int, float)) and threshold == threshold):
+            raise ConfigError(f"threshold is {threshold!r}; expected a number: what is automatic is known when all scores are")
+        for name in (*always, *without):
+            units.index(name)
+        self.units, self.coefficients = units, (float(forget), float(retain))
+        self.always, self.without = tuple(always), frozenset(without)
+        self.threshold, self.alpha, self.eps = threshold, alpha, eps
+        self.limit = count if count is not None else (math.inf if maximum is None else maximum) if threshold is not None else 0
+        self.start()
+
+    def start(self):
+        """Forget what was found, for a new pass."""
+        self.found, self._best, self._held = {}, [], {}
+        self._left = {}  # cluster -> parameters still to come
+        self._cluster_of, self._members = _clusters(self.units)
+        for name, cluster in self._cluster_of.items():
+            self._left.setdefault(cluster, set()).add(name)
+
+    def receive(self, group, totals):
+        """A group of parameters was reduced: {name: (g_f, g_r)}. totals: float64 [U, 4], whole for these parameters."""
+        done = []
+        for name, pair in group.items():
+            self._held[name] = self._combine(self.units.parameters[name], pair)
+            cluster = self._cluster_of[name]
+            self._left[cluster].discard(name)
+            if not self._left[cluster]:
+                done.append(cluster)
+        if not done:
+            return
+        index = [self.units.index(unit) for cluster in done for unit in self._members[cluster]]
+        sums = totals[torch.tensor(index, device=totals.device)].cpu()
+        phi = torch.where((sums[:, 0] > 0) & (sums[:, 1] > 0), phi_from_sums(sums, self.alpha, self.eps)[0], 0.0).tolist()
+        at = 0
+        for cluster in done:
+            members = self._members[cluster]
+            self._decide(members, phi[at : at + len(members)])
+            at += len(members)
+            for name in {piece.parameter for unit in members for piece in unit.slices}:
+                self._held.pop(name, None)
+
+    def _combine(self, parameter, pair):
+        kind = torch.float64 if parameter.dtype == torch.float64 else torch.float32
+        total = torch.zeros(parameter.shape, dtype=kind, device=parameter.device)
+        for gradient, c in zip(pair, self.coefficients):
+            if gradient is not None and c:
+                total.add_(gradient.to(kind), alpha=c)
+        return total.reshape(total.shape[0] if total.dim() else 1, -1)
+
+    def _decide(self, members, phi):
+        certain = [unit for unit in members if unit.name in self.always]
+        for unit in certain:
+            self.found[unit.name] = self._cut(unit)
+        if not self.limit:
+            return
+        taken = list(certain)
+        for value, unit in sorted(zip(phi, members), key=lambda pair: (-pair[0], self.units.index(pair[1]))):
+            if not value > (self.threshold or 0) or unit.name in self.without or any(unit.overlaps(t) for t in taken):
+                continue
+            taken.append(unit)
+            place = (value, -self.units.index(unit), unit.name)
+            if len(self._best) < self.limit:
+                heapq.heappush(self._best, place)
+            elif place > self._best[0]:
+                del self.found[heapq.heapreplace(self._best, place)[2]]
+            else:
+                break
+            self.found[unit.name] = self._cut(unit)
+
+    def _cut(self, unit):
+        pieces = [
+            self._held[s.parameter][s.row : s.row + s.rows, s.column : s.column + s.columns].reshape(-1) for s in unit.slices
+        ]
+        kind = torch.float64 if any(p.dtype == torch.float64 for p in pieces) else torch.float32
+        return torch.cat([piece.to(kind) for piece in pieces])
+
+
+def _clusters(units):
+    """(parameter -> its cluster, cluster -> its units): units that share parameters, directly or through others."""
+    parent = {name: name for name in units.parameters}
+
+    def root(name):
+        while parent[name] != name:
+            parent[name] = parent[parent[name]]
+            name = parent[name]
+        return name
+
+    for unit in units:
+        first = root(unit.slices[0].parameter)
+        for piece in unit.slices[1:]:
+            parent[root(piece.parameter)] = first
+    cluster_of = {name: root(name) for name in units.parameters}
+    members = {}
+    for unit in units:
+        members.setdefault(cluster_of[unit.slices[0].parameter], []).append(unit)
+    return cluster_of, members
