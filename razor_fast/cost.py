@@ -11,7 +11,7 @@ __all__ = ["LoopCost"]
 class LoopCost:
     """forwards, backwards: micro-batches that went through the model for gradients, there and back. evaluations: passes over the
     validation part, probes among them. scored_bytes: parameters and gradients read by scoring. seconds: by what they went into
-    ("gradients", "evaluation", "scoring", "steps"); what a run spent besides is the loop's own."""
+    ("first evaluation", "gradients", "evaluation", "scoring"); what a run spent besides is the loop's own."""
 
     forwards: int = 0
     backwards: int = 0

@@ -26,7 +26,8 @@ from .events import (
     StepAccepted,
     StepRejected,
     UnitsChosen,
-    Walked,  # fmt: skip
+    Walked,
+    as_record,
 )
 from .gradients import GradientSource
 from .judge import Judge
@@ -56,6 +57,7 @@ class LoopState:
     before: dict = field(default_factory=dict)
     metrics: dict = field(default_factory=dict)
     seconds: float = 0.0  # spent in rounds, over all the processes that took part
+    ended: list = field(default_factory=list)  # records of the events that told how the last round ended
     cost: LoopCost = field(default_factory=LoopCost)
     step: StepState | None = None
 
@@ -109,7 +111,7 @@ class _Loop:
 
     def events(self):
         s, config = self.state, self.config
-        s.before = s.metrics = self.measure()
+        s.before = s.metrics = self.measure("first evaluation")
         self.require_finite(s.before)
         Judge(self.task, config, s.before)  # refuses what does not fit before a saved state is written to the model
         resumed = 0
@@ -141,11 +143,12 @@ class _Loop:
             s.unhelpful = 0 if helped else s.unhelpful + 1
             seconds = self.units.wrapping.broadcast(time.perf_counter() - began)
             s.seconds += seconds
+            ended = (stepped, RoundEnded(s.round, s.metrics, helped, seconds))
+            s.ended = [as_record(event) for event in ended]
             s.round += 1
             if self.run is not None:
                 self.run.save(s)  # before anybody hears of the step: a callback that raises leaves the run whole
-            yield stepped
-            yield RoundEnded(s.round - 1, s.metrics, helped, seconds)
+            yield from ended
         yield self.ended(*ending)
 
     def ending(self):
@@ -184,17 +187,17 @@ class _Loop:
             self.task.prefix.watch()
             self.task.prefix.free()
         totals = {"rounds": s.round, "probes": s.cost.probes, "seconds": s.seconds}
-        cost = s.cost.report(s.seconds)
+        cost = s.cost.report(s.seconds + s.cost.seconds.get("first evaluation", 0.0))
         return RunEnded(s.round, outcome, message, s.before, s.metrics, list(s.edited), totals, cost)
 
     @property
     def rounding_seed(self):
         return self.config.seed if self.config.rounding == "stochastic" else None
 
-    def measure(self):
+    def measure(self, what="evaluation"):
         cost = self.state.cost
         cost.evaluations += 1
-        with cost.timed("evaluation"), fixed_threads(self.task.model):
+        with cost.timed(what), fixed_threads(self.task.model):
             found = {name: float(value) for name, value in self.task.evaluate("validation").items()}
         return self.units.wrapping.broadcast(found)  # all that is decided follows from these, so ranks cannot diverge
 

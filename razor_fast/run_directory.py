@@ -6,7 +6,8 @@
     result.json, edit.safetensors, edit.undo.safetensors, scores.csv    written at the end by methods/record.py
 
 Writes are atomic except for the log, whose last line may be cut by a crash: readers skip it. A log holds a RunStarted for
-each time the run was started; rounds that a crash cut short appear again after it.
+each time the run was started; rounds that a crash cut short appear again after it. How a saved round ended stands in the log
+once: what a crash left out is added from the state when the run is resumed.
 """
 
 import json
@@ -31,7 +32,7 @@ KNOWN = {"config.json", "log.jsonl", "state.safetensors", "edit.safetensors", "e
          "result.json", "report.html", "report.json", "request.json", "audit.json", "audit.html"}  # fmt: skip
 STATE_FORMAT = "razor_fast.state"
 STATE_VERSION = "3"
-LOOP_FIELDS = ("round", "chosen", "fruitless", "edited", "unhelpful", "before", "metrics", "seconds")
+LOOP_FIELDS = ("round", "chosen", "fruitless", "edited", "unhelpful", "before", "metrics", "seconds", "ended")
 
 
 def read_log(path):
@@ -121,9 +122,21 @@ class RunDirectory:
 
     def _log(self, event):
         self._begin()
-        line = json.dumps(as_record(event), allow_nan=False)
+        self._append([as_record(event)])
+
+    def _append(self, records):
+        lines = "".join(json.dumps(record, allow_nan=False) + "\n" for record in records)
         with open(self.path / "log.jsonl", "a", encoding="utf-8") as file:
-            file.write(line + "\n")
+            file.write(lines)
+
+    def _complete_log(self, ended):
+        """Log how the last saved round ended, where a crash between state and log left that out."""
+        self._begin()
+        log = self.path / "log.jsonl"
+        there = {(r["event"], r["round"]) for r in read_log(log)} if log.exists() else set()
+        missing = [record for record in ended if (record["event"], record["round"]) not in there]
+        if there and missing:  # a log that somebody emptied begins with this process's RunStarted
+            self._append(missing)
 
     def save(self, state):
         """After a round: everything between rounds that cannot be recomputed."""
@@ -145,8 +158,8 @@ class RunDirectory:
     def restore(self, state, units, rounding_seed):
         """Bring a fresh loop state, and the model, to where the killed run stood. Returns the rounds taken over (0: none).
 
-        Raises, before anything is written: RunDirectoryError for a state that is damaged, BaseMismatchError when the model
-        does not hold the run's original values.
+        The log is completed with how the last saved round ended. Raises, before anything is written: RunDirectoryError for a
+        state that is damaged, BaseMismatchError when the model does not hold the run's original values.
         """
         path = self.path / "state.safetensors"
         found = self.ranks.once(lambda: _read_state(path) if path.exists() else None)
@@ -165,6 +178,7 @@ class RunDirectory:
         state.cost = LoopCost(**loop.pop("cost"))
         for name, value in loop.items():
             setattr(state, name, value)
+        self.ranks.once(lambda: self._complete_log(state.ended))
         return state.round
 
 

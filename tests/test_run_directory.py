@@ -243,6 +243,23 @@ def test_a_state_without_units(tmp_path):
     assert (again.fruitless, again.unhelpful, again.step) == (["blocks.0.weight"], 1, None)
 
 
+@pytest.mark.parametrize("lost", [1, 2, 3])
+def test_a_kill_between_state_and_log_loses_no_accepted_step(tmp_path, lost):
+    stop_at(mixed(), 41, folder := tmp_path / "run")
+    log = folder / "log.jsonl"
+    lines = log.read_text().splitlines(keepends=True)
+    ends = [i for i, line in enumerate(lines) if json.loads(line)["event"] == "RoundEnded"]
+    cut = "".join(lines[: ends[-1] + 2 - lost])  # 1: nothing lost, 2: RoundEnded, 3: the step, too
+    log.write_text(cut if lost < 3 else cut + lines[ends[-1] - 1][:40])  # and here a line was cut
+    go_on(folder)
+    records = read_log(log)
+    for event in ("RoundEnded", "StepAccepted"):
+        rounds = [r["round"] for r in records if r["event"] == event]
+        assert len(rounds) == len(set(rounds)) and set(rounds) >= ({0, 1} if event == "RoundEnded" else {0})
+    told = [json.loads(line) for line in lines[: ends[-1] + 1]]
+    assert records[: len(told)] == told  # as it was told to the callbacks of the killed run
+
+
 def test_a_new_folder_restores_nothing(tmp_path):
     task = ToyTask(ToyModel(4))
     assert RunDirectory(tmp_path / "run", SETTINGS).restore(LoopState(), find_units(task.model), None) == 0
