@@ -1,38 +1,70 @@
 """kill -9 at random moments of a demo run: each resume must end in the byte-identical edit.
 
-    python -m benchmarks.quality.crash [--kills 50] [--seed 0] [--cache runs/demo-weights]
+    python -m benchmarks.quality.crash [--kills 50] [--seed 0] [--cache runs/demo-weights] [--out crash.csv]
 
-An uninterrupted run of the CLIP demo's edit gives the reference, and the time it takes. Then each of `kills` runs is killed once,
-at a moment drawn evenly from that time, and resumed in the same folder until it ends. Exits with 1 when an edit differs, or when
-more than half of the kills came too late to hit anything.
+Each run is a process of its own, forked from this one once the CLIP demo's task is built, so that no kill falls on imports or
+training. An uninterrupted run gives the reference, and the time from its first written file to its end. Then each of `kills`
+runs is killed once, at a moment drawn evenly from that time, and resumed in the same folder until it ends. Beside the edit, the
+log must hold how each round ended, once. Exits with 1 when an edit or a log differs, or when more than half of the kills came
+too late to hit anything.
 """
 
 import argparse
+import csv
+import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from pathlib import Path
 
+import torch
+
+from benchmarks.timing import commit, device_name
 from razor_fast.config import RazorConfig
 from razor_fast.demo.clip import demo_task
 from razor_fast.methods import unlearn
+from razor_fast.run_directory import read_log
 
-FILES = ("edit.safetensors", "edit.undo.safetensors")
-
-
-def start(folder: Path, given) -> subprocess.Popen:
-    command = [sys.executable, "-m", "benchmarks.quality.crash", "--child", str(folder), "--cache", str(given.cache)]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+FILES = ("edit.safetensors", "edit.undo.safetensors", "scores.csv")
+# several rounds, so that there is something to resume: the target cannot be met
+CONFIG = RazorConfig(forget_target=-1.0, max_rounds=3, extra_rounds=0, inner_steps=3, max_probes=4)
 
 
-def finish(process: subprocess.Popen) -> None:
-    _, error = process.communicate()
-    if process.returncode:
-        raise SystemExit(error.decode())
+def start(task, folder: Path) -> int:
+    """The process id of a run in `folder`."""
+    sys.stdout.flush()
+    child = os.fork()
+    if child:
+        return child
+    try:
+        unlearn(task, CONFIG, run_directory=folder)
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+
+
+def finish(child: int) -> None:
+    if os.waitpid(child, 0)[1]:
+        raise SystemExit("a run that nobody killed failed; see above")
+
+
+def begun(folder: Path, child: int) -> float:
+    """When the run wrote its first file."""
+    while not folder.exists() and os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        time.sleep(0.002)
+    return time.perf_counter()
+
+
+def results(folder: Path):
+    """What must be the same: (bytes of the files, how the log says that each round ended, sorted)."""
+    ends = [(r["round"], r["event"], str(r.get("steps"))) for r in read_log(folder / "log.jsonl")
+            if r["event"] in ("StepAccepted", "StepRejected")]  # fmt: skip
+    return [(folder / name).read_bytes() for name in FILES], sorted(ends)
 
 
 def main() -> int:
@@ -40,35 +72,45 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--cache", type=Path, default=Path("runs/demo-weights"))
-    parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path, help="csv, a row a kill, written as they happen")
     given = parser.parse_args()
-    if given.child:
-        # several rounds, so that there is something to resume: the target cannot be met
-        config = RazorConfig(forget_target=-1.0, max_rounds=3, extra_rounds=0, inner_steps=3, max_probes=4)
-        unlearn(demo_task(cache=given.cache), config, run_directory=given.child)
-        return 0
-    draw, base = random.Random(given.seed), Path(tempfile.mkdtemp(prefix="razor-crash-"))
+    torch.set_num_threads(1)  # a process forked from one with a pool of threads would wait for them for ever
+    task = demo_task(cache=given.cache)
+    stamp = {"device": device_name(torch.device("cpu")), "torch": torch.__version__, "commit": commit()}
+    draw, base, rows = random.Random(given.seed), Path(tempfile.mkdtemp(prefix="razor-crash-")), []
     try:
-        began = time.perf_counter()
-        finish(start(base / "whole", given))
+        child = start(task, base / "whole")
+        began = begun(base / "whole", child)
+        finish(child)
         length = time.perf_counter() - began
-        wanted = [(base / "whole" / name).read_bytes() for name in FILES]
-        different, missed, resumed = 0, 0, 0
+        wanted = results(base / "whole")
         for number in range(given.kills):
-            folder = base / f"killed-{number}"
-            process = start(folder, given)
-            time.sleep(draw.uniform(0, length))
-            missed += process.poll() is not None
-            process.send_signal(signal.SIGKILL)
-            process.communicate()
-            resumed += (folder / "state.safetensors").exists()
-            finish(start(folder, given))
-            different += [(folder / name).read_bytes() for name in FILES] != wanted
+            folder, moment = base / f"killed-{number}", draw.uniform(0, length)
+            child = start(task, folder)
+            time.sleep(max(begun(folder, child) + moment - time.perf_counter(), 0))
+            os.kill(child, signal.SIGKILL)
+            hit = os.waitpid(child, 0)[1] == signal.SIGKILL
+            state = (folder / "state.safetensors").exists()
+            finish(start(task, folder))
+            found = results(folder)
             shutil.rmtree(folder)
-            print(f"{number + 1} killed: {resumed} had a state, {missed} had ended, {different} differ", flush=True)
+            rows.append({"kill": number + 1, "moment": round(moment, 2), "of": round(length, 2), "hit": hit, "had_state": state,
+                         "edit_same": found[0] == wanted[0], "log_same": found[1] == wanted[1], **stamp})  # fmt: skip
+            count = {name: sum(row[name] for row in rows) for name in ("hit", "had_state", "edit_same", "log_same")}
+            print(f"{number + 1} kills: {', '.join(f'{name} {n}' for name, n in count.items())}", flush=True)
+            if given.out:
+                save(given.out, rows)
     finally:
         shutil.rmtree(base)
-    return int(bool(different) or missed > given.kills / 2)
+    differ = sum(not (row["edit_same"] and row["log_same"]) for row in rows)
+    return int(bool(differ) or sum(row["hit"] for row in rows) < given.kills / 2)
+
+
+def save(path: Path, rows: list[dict]) -> None:
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 if __name__ == "__main__":
