@@ -129,7 +129,9 @@ def llava(name, device):
         hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16, image_size=336, patch_size=14,
         projection_dim=768,
     )  # fmt: skip
-    config = transformers.LlavaNextConfig(vision, text, image_token_index=128256, tie_word_embeddings=False)
+    config = transformers.LlavaNextConfig(
+        vision_config=vision, text_config=text, image_token_index=128256, tie_word_embeddings=False
+    )
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16)
     try:
