@@ -32,16 +32,18 @@ class RunProgress:
     """Call it with each event; use it as a context manager, so that the terminal is left in order.
 
     console: where to write; a live panel if it is a terminal, else one line an event worth telling. forget_metric,
-    retain_metrics: the metrics to show. max_rounds, max_probes, forget_target: for "2 of 6". details: also a
-    line a probe. wait: show nothing before the first event, for callers with a progress of their own before it.
+    retain_metrics: the metrics to show. max_rounds, max_probes, forget_target: for "2 of 6" and, with max_seconds,
+    for the time left: at most what the rounds that are left would take at the pace of those so far. details: also a line a walk
+    and a probe. wait: show nothing before the first event, for callers with a progress of their own before it.
     """
 
     def __init__(self, console: Console | None = None, *, forget_metric="forget_accuracy",
                  retain_metrics=("retain_accuracy", "retrieval_stability"), forget_target=0.0, max_rounds=None,
-                 max_probes=None, details=False, wait=False):  # fmt: skip
+                 max_probes=None, max_seconds=None, details=False, wait=False):  # fmt: skip
         self.console = console or Console(stderr=True)
         self.metrics = (forget_metric, *retain_metrics)
         self.forget_target, self.max_rounds, self.max_probes = forget_target, max_rounds, max_probes
+        self.max_seconds, self.round_seconds, self.round_began = max_seconds, [], None
         self.details, self.wait = details, wait
         self.before, self.now, self.tried = {}, {}, {}
         self.round, self.units, self.unit, self.probe, self.stepped = -1, [], None, 0, None
@@ -54,7 +56,7 @@ class RunProgress:
         """For a Task and the settings of a method."""
         return cls(console, forget_metric=task.forget_metric, retain_metrics=task.retain_metrics,
                    forget_target=config.forget_target, max_rounds=getattr(config, "max_rounds", None),
-                   max_probes=getattr(config, "max_probes", None),
+                   max_probes=getattr(config, "max_probes", None), max_seconds=getattr(config, "max_seconds", None),
                    **options)  # fmt: skip
 
     def __enter__(self):
@@ -93,7 +95,7 @@ class RunProgress:
 
     def _RoundStarted(self, event: events.RoundStarted):
         self.round, self.units, self.unit, self.probe, self.tried = event.round, list(event.units), None, 0, {}
-        self.activity = "gradients and scores of every unit"
+        self.activity, self.round_began = "gradients and scores of every unit", time.perf_counter()
 
     def _Scored(self, event: events.Scored):
         self.activity = "choosing units"
@@ -106,6 +108,11 @@ class RunProgress:
         self.activity = "forming the direction"
         if event.names:
             self._say(f"round {event.round + 1:<3} adds {', '.join(event.names)}")
+
+    def _Walked(self, event: events.Walked):
+        self.unit, self.probe, self.activity = event.unit, 0, f"walked {event.unit}"
+        rose = f"forget loss from {event.forget[0]:.4g} to {event.forget[-1]:.4g}" if event.forget else "no forget loss"
+        self._detail(f"  walk    {event.unit}: {len(event.forget)} steps, {rose}")
 
     def _Probed(self, event: events.Probed):
         if event.unit != self.unit:
@@ -135,17 +142,33 @@ class RunProgress:
 
     def _RoundEnded(self, event: events.RoundEnded):
         self.now, self.unit, self.activity = event.metrics, None, "saving"
+        self.round_seconds.append(event.seconds)
+        self.round_began = None
         verdict = "" if event.helped else "; did not help"
         self._say(f"  after   {self._values(event.metrics)}; {event.seconds:.1f} s{verdict}")
 
     def _RunEnded(self, event: events.RunEnded):
-        self.now, self.activity = event.after, "measuring on test"
+        self.now, self.activity, self.round_seconds = event.after, "measuring on test", []
         if self.wait and self._live is not None:
             self._live.stop()
             self._live = None
         totals = event.totals
         spent = f" ({totals['rounds']} rounds, {totals['probes']} probes, {totals['seconds']:.1f} s)" if totals else ""
         self._say(f"end       {event.message}{spent}", style="bold")
+
+    def seconds_left(self) -> float | None:
+        """At most about so many seconds, at the pace of the rounds so far; None before a round has ended, or without max_rounds.
+        A run that ends early, or goes on past max_rounds because it still helps, does not keep to it."""
+        if not self.round_seconds or self.max_rounds is None:
+            return None
+        pace, here = sum(self.round_seconds) / len(self.round_seconds), 0.0
+        rounds = self.max_rounds - self.round - 1
+        if self.round_began is not None:
+            rounds, here = rounds + 1, time.perf_counter() - self.round_began
+        left = pace * max(rounds, 0)
+        if self.max_seconds is not None:  # looked at between rounds: the one under way is finished
+            left = min(left, max(self.max_seconds - sum(self.round_seconds), 0) + pace)
+        return max(left - here, 0.0)
 
     # -- how it looks
 
@@ -168,6 +191,8 @@ class RunProgress:
             of = f" of {self.max_probes}" if self.max_probes else ""
             head += f"  {self.unit}, probe {self.probe}{of}, step {self.stepped:.3g}"
         head += f"  {time.perf_counter() - self.began:.0f} s"
+        left = self.seconds_left()
+        head += "" if left is None else f", at most about {left:.0f} s left"
         self._spinner.update(text=Text(head))
         table = Table(box=None, pad_edge=True, header_style="dim")
         for title in ("", "before", "now", "this probe"):

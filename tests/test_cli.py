@@ -154,6 +154,7 @@ RUN = [
     events.RoundStarted(1, ["a.weight"]),
     events.Scored(1, [], 0.5, {"ok": 58}, {"forget": 0.25, "retain": 1.5}),
     events.UnitsChosen(1, ["visual.[b].weight"], {}),
+    events.Walked(1, "visual.[b].weight", [0.25, 1.5, 4.0], 3.75),
     events.Probed(1, "visual.[b].weight", 0.5, METRICS[1], True, True),
     events.StepAccepted(1, {"visual.[b].weight": 0.5}, {"visual.[b].weight": 0.123}, METRICS[1]),
     events.StepRejected(1, ["a.weight"], "no step size forgot more within the tolerances"),
@@ -185,7 +186,27 @@ def test_progress_without_a_terminal_is_plain_lines():
     assert "  after   forget_accuracy 0.0000, retain_accuracy 0.8750, retrieval_stability 1.0000; 2.5 s; did not help" in lines
     assert lines[-1] == "end       the forget target is met (2 rounds, 7 probes, 3.0 s)"
     assert "probe" not in text.replace("probes", "")
-    assert "  probe   visual.[b].weight: step 0.5: forget_accuracy 0.0000" in show(False, details=True)
+    details = show(False, details=True)
+    assert "  probe   visual.[b].weight: step 0.5: forget_accuracy 0.0000" in details
+    assert "  walk    visual.[b].weight: 3 steps, forget loss from 0.25 to 4" in details
+
+
+def test_progress_tells_the_time_left_from_the_rounds_so_far(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("razor_fast.progress.time.perf_counter", lambda: now[0])
+    progress = RunProgress(Console(file=io.StringIO()), max_rounds=6)
+    for event in RUN[:-2]:
+        progress(event)
+        assert progress.seconds_left() is None
+    progress(RUN[-2])
+    assert progress.seconds_left() == 4 * 2.5  # the second of six rounds ended
+    progress(events.RoundStarted(2, []))
+    now[0] += 1
+    assert progress.seconds_left() == 4 * 2.5 - 1
+    progress.max_seconds = 4.0
+    assert progress.seconds_left() == 1.5 + 2.5 - 1
+    progress(RUN[-1])
+    assert progress.seconds_left() is None
 
 
 @pytest.mark.parametrize("wait", [False, True])
