@@ -110,6 +110,18 @@ def test_the_edit_is_the_same_with_any_limit(name, options):
     assert all(outcome.metrics == found[0].metrics for outcome in found)
 
 
+def test_a_validation_set_smaller_than_a_batch_is_one_batch():
+    config = RazorConfig(inner_steps=1, max_probes=3, max_rounds=1, extra_rounds=0, initial_units=1, forget_target=-1,
+                         retain_tolerance=0.5)  # fmt: skip
+    found = {}
+    for limit in (None, 2**28):
+        task = clip_task(batch_size=1000, cache_memory=limit)
+        sizes = [len(task.sets[f"{side}.validation"].samples) for side in ("forget", "retain")]
+        assert max(sizes) < 1000 and task.evaluate("validation") == clip_task(batch_size=max(sizes)).evaluate("validation")
+        found[limit] = unlearn(task, config)
+    assert found[None].edit.sha256 == found[2**28].edit.sha256
+
+
 def test_the_limit_holds_and_what_is_wanted_comes_first():
     model = SMALL["open_clip"]().eval()
     adapter = ClipAdapter(model)
