@@ -4,7 +4,7 @@
 
 demo_clip.csv, demo_diffusion.csv, demo_vlm.csv and easyvqa.csv are written by `python -m benchmarks.quality.<name> --out ...`,
 <device>/<version>.csv by `make bench`. compare_<data>.csv is written by `python -m benchmarks.quality.compare --out ...`, and
-sweep.csv by `python -m benchmarks.quality.sweep --out ...`.
+sweep.csv by `python -m benchmarks.quality.sweep --out ...`; loop_section.py names the files of the loop.
 tests/test_results_page.py compares page and block with the files.
 """
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import mean
 
 from benchmarks import bars
+from benchmarks.loop_section import loop_section
 from benchmarks.plot import comparisons, latest, newest
 from benchmarks.quality.comparing.rows import read_rows
 from benchmarks.quality.comparing.section import comparison_section
@@ -143,6 +144,7 @@ def page():
     files = {path: latest(read(path)) for path in newest(RESULTS).values()}
     lines = ["# Results", "", made, "", "## The bars", "", *bars_table(files.values()), "", *NOTES.splitlines(), ""]
     lines += demo_section(read(RESULTS / "demo_clip.csv"))
+    lines += ["", *loop_section(RESULTS)]
     for name, title, command, judged, metrics in (
         ("demo_diffusion.csv", "The diffusion demo", "make demo-seeds", "test prompts and seeds", CANVAS),
         ("demo_vlm.csv", "The vision-language demo", "make demo-seeds", "test questions answered right", ANSWERS),
