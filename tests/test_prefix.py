@@ -1,5 +1,7 @@
 """Reusing activations: the same bits as without, for as long as they may be reused, and not a moment longer."""
 
+from functools import partial
+
 import pytest
 import torch
 from models import SMALL, images, tokens
@@ -203,3 +205,19 @@ def test_numbers_follow_the_bits():
     with torch.no_grad():
         other.data = other.data.clone()
     assert content_numbers([other]) != start[1:]
+
+
+@pytest.mark.parametrize("name", ["open_clip", "hf clip"])
+def test_parameters_put_in_place_of_the_known_ones_are_used(name):
+    """As sharding does after a task was built: the cache knows the old ones only, and must not speak for the new."""
+    model = SMALL[name]().eval()
+    adapter = ClipAdapter(model)
+    cache, batch = PrefixCache(adapter.towers()), images(model, 3)
+    run = partial(adapter.encode_images, batch)
+    with torch.no_grad():
+        before = cache("image", 0, run)
+        module = next(m for m in model.modules() if isinstance(m, torch.nn.Conv2d))
+        module.weight = torch.nn.Parameter(module.weight + 1)
+        assert not torch.equal(cache("image", 0, run), before)
+        module.weight.mul_(2)
+        assert torch.equal(cache("image", 0, run), run())

@@ -53,10 +53,10 @@ class ClipAdapter:
             image = {"": model.visual}
             outside = ("visual", "logit_scale", "logit_bias")
             text = {"": model.text} if hasattr(model, "text") else _parts(model, outside)
-            return {"image": Tower(image, OPEN_CLIP_TAIL), "text": Tower(text, OPEN_CLIP_TAIL)}
+            return {"image": Tower(model, image, OPEN_CLIP_TAIL), "text": Tower(model, text, OPEN_CLIP_TAIL)}
         image = {n: getattr(model, n) for n in ("vision_model", "visual_projection") if hasattr(model, n)}
         text = {n: getattr(model, n) for n in ("text_model", "text_projection") if hasattr(model, n)}
-        return {"image": Tower(image, TRANSFORMERS_TAIL), "text": Tower(text, TRANSFORMERS_TAIL)}
+        return {"image": Tower(model, image, TRANSFORMERS_TAIL), "text": Tower(model, text, TRANSFORMERS_TAIL)}
 
     @property
     def device(self):

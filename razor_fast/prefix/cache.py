@@ -58,7 +58,7 @@ class PrefixCache:
     def __call__(self, name, key, run):
         """run(), or the same from what is kept. name: of a tower. key: of the batch; the same key must mean the same batch."""
         tower = self.towers.get(name)
-        if tower is None or self.limit is None or torch.is_grad_enabled():
+        if tower is None or self.limit is None or torch.is_grad_enabled() or not tower.stands():
             return run()
         now = content_numbers(tower.parameters.values())
         kept = self._outputs.setdefault((name, key), {})

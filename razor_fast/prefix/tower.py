@@ -28,13 +28,14 @@ class Recorded:
 class Tower:
     """One tower of a model.
 
-    parts: dict name -> Module or Parameter that make it up. tail: names, or beginnings of names up to a dot, of what its forward
-    pass uses after the blocks only; all else outside the blocks counts as the stem, before them. The blocks are the longest
-    ModuleList whose members are of one class; a tower without one is never cut, and only its whole output can be kept.
+    owner: the model, whose parameters these must still be when the tower is used. parts: dict name -> Module or Parameter
+    that make it up. tail: names, or beginnings of names up to a dot, of what its forward pass uses after the blocks only;
+    all else outside the blocks counts as the stem, before them. The blocks are the longest ModuleList whose members are of
+    one class; a tower without one is never cut, and only its whole output can be kept.
     """
 
-    def __init__(self, parts, tail=()):
-        self.parameters = {}
+    def __init__(self, owner, parts, tail=()):
+        self.owner, self.parameters = owner, {}
         for name, part in parts.items():
             found = {"": part} if isinstance(part, nn.Parameter) else dict(part.named_parameters())
             self.parameters |= {f"{name}.{inner}".strip("."): p for inner, p in found.items()}
@@ -50,6 +51,11 @@ class Tower:
         for name, p in self.parameters.items():
             after = any(name == t or name.startswith(t + ".") for t in tail)
             self._depth[id(p)] = min(block_of.get(id(p), len(self.blocks) if after else 0), self._depth.get(id(p), 10**9))
+
+    def stands(self):
+        """Whether the model still holds these very parameters: sharding, for one, puts others in their place."""
+        held = {id(p) for p in self.owner.parameters()}
+        return all(id(p) in held for p in self.parameters.values())
 
     def depth(self, parameter):
         """The number of blocks that do not depend on the parameter; None where it is none of the tower's."""
