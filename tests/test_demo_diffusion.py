@@ -16,6 +16,7 @@ from razor_fast.demo.digits import NAMES
 from razor_fast.edit import load_edit
 from razor_fast.errors import ConfigError, RunDirectoryError
 from razor_fast.families.diffusion import Drawing
+from razor_fast.families.diffusion_prompts import BOTH, PARTS
 from razor_fast.families.image_classifier import train_classifier
 from razor_fast.fingerprint import fingerprint
 
@@ -87,7 +88,9 @@ def test_an_interrupted_training_leaves_no_pipeline(tmp_path):
 
 
 def test_the_demo_runs_end_to_end(tmp_path, short):
-    config = RazorConfig(retain_tolerance=1.0, forget_target=-1.0, max_rounds=1, max_probes=2, initial_units=2)
+    config = RazorConfig(
+        retain_tolerance=1.0, forget_target=-1.0, max_rounds=1, max_probes=2, initial_units=2, inner_steps=2
+    )
     found = demo.run_demo(tmp_path / "run", forget="outline", seed=1, config=config, console=quiet())
     assert list(found["columns"]) == ["original", "unlearned", "retrained"]
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
@@ -112,6 +115,16 @@ def test_images_of_the_task_show_the_concept_or_not(tmp_path, short):
     train = {p.text for p in task.prompts.forget["train"] + task.prompts.retain["train"]}
     assert {*task.captions["forget"], *task.captions["retain"]} <= train
     assert torch.isfinite(task.drift.predictions).all()
+
+
+def test_the_library_adds_wordings_to_train_only():
+    canvas = load_canvas().rows(slice(0, 1))
+    rows = demo.canvas_prompts(canvas)
+    wordings = {part: [p.text for own, p in rows if own == part and (p.object, p.style) == ("six", "ink")] for part in PARTS}
+    filled = [t.format(object="six", style="ink") for t in TEMPLATES]
+    assert wordings["validation"] + wordings["test"] == filled[4:]
+    assert wordings["train"] == filled[:4] + [t.format(object="six", style="ink") for t in BOTH if t not in TEMPLATES]
+    assert len({p.text for _, p in rows}) == len(rows) == len(NAMES) * len(STYLES) * (len(filled) + len(BOTH))
 
 
 def test_a_word_that_is_neither_is_refused_before_training(tmp_path):

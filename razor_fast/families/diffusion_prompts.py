@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..errors import ConceptError, ConfigError, DataError
 
-__all__ = ["BOTH", "OBJECT_ONLY", "STYLE_ONLY", "Prompt", "Prompts", "read_prompts"]
+__all__ = ["BOTH", "OBJECT_ONLY", "PARTS", "STYLE_ONLY", "Prompt", "Prompts", "read_prompts"]
 
 PARTS = ("train", "validation", "test")
 DOMAINS = ("object", "style")
