@@ -12,10 +12,6 @@ from __future__ import annotations
 import os
 from contextlib import contextmanager
 
-import torch
-from torch import nn
-
-from ..distributed import Wrapping
 from ..errors import ConfigError
 
 __all__ = ["launched", "shard_task", "speaks"]
@@ -32,9 +28,13 @@ def speaks() -> bool:
 @contextmanager
 def launched():
     """Context: the process group of a launcher's ranks; nothing without a launcher."""
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2 or "MASTER_ADDR" not in os.environ:
+        yield
+        return
+    import torch
     import torch.distributed as dist
 
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2 or "MASTER_ADDR" not in os.environ or dist.is_initialized():
+    if dist.is_initialized():
         yield
         return
     cuda = torch.cuda.is_available()
@@ -64,10 +64,14 @@ def shard_task(task, family: str) -> None:
     shard(task.model)
 
 
-def shard(model: nn.Module) -> None:
-    """FSDP2 around every member of the outermost lists of blocks, then around the whole."""
+def shard(model) -> None:
+    """FSDP2 around every member of the outermost lists of blocks of a torch module, then around the whole."""
+    import torch
+    from torch import nn
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
+    from ..distributed import Wrapping
 
     device = next(model.parameters()).device
     mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
