@@ -285,6 +285,18 @@ def test_text_embeddings_are_kept_until_an_encoder_is_written_to(monkeypatch):
     assert texts(["a cat"]).embeddings.requires_grad and texts.empty().embeddings.requires_grad
 
 
+def test_text_embeddings_follow_parameters_put_in_place_of_others():
+    """As sharding does after a task was built."""
+    adapter = adapter_for(make_pipeline("sd"))
+    adapter.model.requires_grad_(False)
+    texts = TextCache(adapter)
+    first = texts(["a cat"]).embeddings
+    encoder = adapter.pipeline.text_encoder
+    table = encoder.get_input_embeddings()
+    table.weight = torch.nn.Parameter(table.weight + 0.1, requires_grad=False)
+    assert not torch.equal(texts(["a cat"]).embeddings, first)
+
+
 def test_alignment_falls_where_the_concept_is_known():
     """1 - cosine to what tells the concept from its classmates: moving an encoder's output there lowers it."""
     task = make_task(make_pipeline("sd"), noise_weight=0.0)

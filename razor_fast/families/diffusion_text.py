@@ -24,7 +24,11 @@ class TextCache:
 
     def __init__(self, adapter):
         self.adapter, self.kept, self._states = adapter, {}, {}
-        self.parameters = [p for name in adapter.encoders for p in getattr(adapter.model, name).parameters()]
+
+    @property
+    def parameters(self):
+        """Those the encoders hold now: others may have been put in their place since, by sharding for one."""
+        return [p for name in self.adapter.encoders for p in getattr(self.adapter.model, name).parameters()]
 
     def trainable(self):
         """Whether a loss reaches a text encoder."""
