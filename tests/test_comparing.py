@@ -138,6 +138,8 @@ def test_bars_are_means_of_pairs_and_can_be_missed():
     }
     first = bars.verdicts(rows_of(0.05))[0]
     assert first.mean == pytest.approx(0.03) and not first.held and "MISSED" in str(first)
+    over = bars.Verdict("forgetting more than retraining does", [-0.03], 0.02, "within")
+    assert not over.held and bars.Verdict("the same, less", [-0.01], 0.02, "within").held
 
 
 def test_the_section_says_who_is_nearer_and_at_what_time():

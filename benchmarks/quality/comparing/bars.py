@@ -11,12 +11,12 @@ MOVES = ("forget_accuracy", "retain_accuracy", "retrieval_stability", "forget_re
 
 @dataclass(frozen=True)
 class Verdict:
-    """values: one a request. The bar is on their mean: at most `bound`, or at least."""
+    """values: one a request. The bar is on their mean. sense: "at most", "at least", or "within" `bound` of zero either way."""
 
     what: str
     values: list
     bound: float
-    at_most: bool = True
+    sense: str = "at most"
 
     @property
     def mean(self):
@@ -24,12 +24,13 @@ class Verdict:
 
     @property
     def held(self):
-        return self.mean <= self.bound + 1e-9 if self.at_most else self.mean >= self.bound - 1e-9
+        if self.sense == "at least":
+            return self.mean >= self.bound - 1e-9
+        return (abs(self.mean) if self.sense == "within" else self.mean) <= self.bound + 1e-9
 
     def __str__(self):
-        sign = "<=" if self.at_most else ">="
         spread = f"{min(self.values):+.4f} to {max(self.values):+.4f}, {len(self.values)} requests"
-        return f"{'held' if self.held else 'MISSED'}  {self.what}: {self.mean:+.4f} (bar {sign} {self.bound}); {spread}"
+        return f"{'held' if self.held else 'MISSED'}  {self.what}: {self.mean:+.4f} (bar: {self.sense} {self.bound}); {spread}"
 
 
 def paired(rows, column, subject, other=None):
@@ -66,10 +67,11 @@ def verdicts(rows, subject="razor"):
         for area in areas
         for values in [_beyond(rows, area, subject)]
     ]
+    beyond = paired(rows, "forget_accuracy", subject, "retrained")
     bars = [
-        Verdict("forget accuracy less the retrained model's", paired(rows, "forget_accuracy", subject, "retrained"), 0.02),
-        Verdict("retain accuracy less the original's", paired(rows, "retain_accuracy", subject, "original"), -0.005, False),
-        Verdict("retrieval stability", paired(rows, "retrieval_stability", subject), 0.99, False),
+        Verdict("forget accuracy less the retrained model's", beyond, 0.02, "within"),
+        Verdict("retain accuracy less the original's", paired(rows, "retain_accuracy", subject, "original"), -0.005, "at least"),
+        Verdict("retrieval stability", paired(rows, "retrieval_stability", subject), 0.99, "at least"),
         Verdict("privacy leakage, without its sign", [abs(v) for v in paired(rows, "privacy_leakage", subject)], 0.02),
         *moved,
         *recovery,

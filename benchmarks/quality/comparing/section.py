@@ -32,7 +32,8 @@ def comparison_section(data, rows, figure=None):
         f"with its own split and models; {_count(len(requests), 'request')}. Test data; mean over the requests (least to "
         "greatest). Every method ran with the best settings of its grid on the validation data of a request that is not among "
         "these (benchmarks/quality/comparing/choosing.py). A gradient evaluation is a backward pass of one micro-batch; CPU "
-        "seconds are those of one core, with the measuring before and after.", "",
+        "seconds are those of one core, with the measuring before and after. Methods that train take at most the steps of "
+        "settings.json there (max_steps), RAZOR what its loop takes: read nearness beside cost.", "",
     ]  # fmt: skip
     if len(requests) < ASKED.get(data, 0):
         left = ", ".join(name for key, name in NAMES.items() if key not in {row["subject"] for row in rows} and key != "esd")
@@ -77,9 +78,8 @@ def number(values):
 def _bars(rows):
     lines = ["| | mean (least to greatest) | bar | |", "|---|---|---|---|"]
     for bar in verdicts(rows):
-        sign = "at most" if bar.at_most else "at least"
         spread = f"{bar.mean:+.4f} ({min(bar.values):+.4f} to {max(bar.values):+.4f})"
-        lines.append(f"| {bar.what} | {spread} | {sign} {bar.bound} | {'held' if bar.held else '**missed**'} |")
+        lines.append(f"| {bar.what} | {spread} | {bar.sense} {bar.bound} | {'held' if bar.held else '**missed**'} |")
     return lines
 
 
