@@ -70,7 +70,8 @@ class GradientSource:
     def _consumed(self, round_index):
         """Scores of a pass that keeps no gradients; in round 0, where K is the best by score, with their directions."""
         c, (mode, micro_batches) = self.config, self.way
-        if not round_index and c.initial_units is not None and c.selection == "score":
+        alone = self.recorder.units.wrapping.group is None  # shares of a gradient form no direction on the way
+        if alone and not round_index and c.initial_units is not None and c.selection == "score":
             weights = self.weights
             self.directions = Directions(
                 self.recorder.units, forget=weights["forget"], retain=weights["retain"], count=c.initial_units, alpha=c.alpha,

@@ -8,7 +8,7 @@ which mode takes what is in docs/memory.md. The next piece is `selection.py`.
 import warnings
 from contextlib import contextmanager
 
-from .distributed import together
+from .distributed import local_tensor, together
 from .errors import ConfigError, FrozenParameterError, RecordingError
 from .recording.choosing import choose
 from .recording.drawing import backward_all
@@ -172,8 +172,8 @@ class ScoreRecorder:
         """MemoryReport of what was recorded: the gradients held at once. `score` adds estimates and the whole peak."""
         return MemoryReport(
             **{"mode": self.mode, "micro_batches": "accumulate", "why": "as asked for"} | facts,
-            gradient=sum(bytes_of(p) for p in self.units.parameters.values()), held=self._recording.gradient_bytes(),
-            aligned=getattr(self._recording, "aligned", None),
+            gradient=sum(bytes_of(local_tensor(p)) for p in self.units.parameters.values()),
+            held=self._recording.gradient_bytes(), aligned=getattr(self._recording, "aligned", None),
         )  # fmt: skip
 
 

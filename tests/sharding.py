@@ -206,6 +206,29 @@ def recorded(stack, name="hf siglip"):
     return difference, collectives.seen, len(units), runs[0].numpy().tobytes(), torch.equal(*runs)
 
 
+def streamed(stack, name="hf siglip"):
+    """Mode "stream" inside a stack beside buffers, two micro-batches a side: (largest relative difference, collectives of the
+    forget block's end, units, bits, same bits again, share of a gradient held, mode chosen by "auto")."""
+    model = wrap(stack, copy.deepcopy(built(name)).float())
+    units = rf.find_units(model)
+    halves = [lambda loss=loss: (0.5 * loss() for _ in range(2)) for loss in losses(name, model)]
+    want = rf.score(model, units, *halves).sums
+    found = [rf.score(model, units, *halves, mode=mode) for mode in ("stream", "auto")]
+    recorder = rf.ScoreRecorder(model, units, mode="stream")
+    forget, retain = losses(name, model)
+    with recorder.retain():
+        retain().backward()
+    loss = forget()
+    with Collectives() as collectives, recorder.forget():
+        loss.backward()
+    own = [size for operator, size in collectives.seen if size == 32 * len(units) and "allreduce" in operator]
+    assert all(p.grad is None and not p._post_accumulate_grad_hooks for p in units.parameters.values())
+    difference = ((found[0].sums - want).abs() / want.abs().clamp_min(1e-20)).max().item()
+    report = recorder.memory_report()  # one micro-batch a side; an earlier one of the forget side would be held beside g_r
+    bits = [table.sums.numpy().tobytes() for table in found]
+    return difference, len(own), bits[0], bits[0] == bits[1], report.held / report.gradient, found[1].memory_report().mode
+
+
 def whole(tensor, parameter):
     if tensor is None:
         return torch.zeros(parameter.shape, dtype=torch.float64)

@@ -50,6 +50,19 @@ def test_sums_are_those_of_gathered_gradients_in_one_all_reduce(world):
             assert "allreduce" in operator and size == 32 * units
 
 
+def test_stream_keeps_a_share_of_one_gradient_and_gives_the_sums_of_buffers(world):
+    for stack in STACKS[world.size]:
+        if stack == "ddp":
+            with pytest.raises(ranks.RankError, match="as replicas .DDP."):
+                world.run("sharding:streamed", stack)
+            continue
+        results = world.run("sharding:streamed", stack)
+        for difference, own, bits, again, held, auto in results:
+            assert difference < 1e-6, (stack, difference)
+            assert own == 1 and again and bits == results[0][2]
+            assert held < 1.5 and auto == "stream"
+
+
 def test_steps_undo_and_edits(world):
     for stack in STACKS[world.size]:
         if stack != "fsdp mixed":  # gradients in bf16: another step

@@ -19,10 +19,14 @@ def choose(model, units, forget_loss, retain_loss):
     The least predicted peak wins, buffers where it is near. Losses that cannot run without values leave a rule: lockstep,
     whose peak is activations alone.
     """
+    several = units.wrapping.group is not None
     try:
-        refuse_foreign_hooks(model, units, "lockstep")
+        refuse_foreign_hooks(model, units, "stream" if several else "lockstep")
     except RazorError as error:
         return "buffers", "accumulate", f"chosen because other modes are refused here: {error}", {}
+    if several:
+        why = "chosen because the model lies on several ranks: a rank keeps its share of one gradient, where buffers keeps two"
+        return "stream", "accumulate", why, {}
     candidates = [("buffers", "accumulate"), ("stream", "accumulate")]
     if can_align():
         candidates += [("lockstep", "accumulate"), ("lockstep", "together")]

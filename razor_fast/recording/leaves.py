@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
 
+from ..distributed import is_sharded
 from ..errors import RecordingError
 
 __all__ = ["Swap", "aliases_of", "refuse_foreign_hooks", "set_aside", "sparse_embeddings"]
@@ -115,10 +116,16 @@ def _compiled(module):
 
 def refuse_foreign_hooks(model, units, mode):
     """Raises RecordingError where another tool's hooks would take or change gradients before they can be paired here."""
-    if units.wrapping.group is not None or units.wrapping.replicas:
+    several = units.wrapping.group is not None or units.wrapping.replicas
+    if several and mode == "lockstep":
         raise RecordingError(
-            f"the model lies on several ranks, whose gradients are summed after each backward; mode {mode!r} would score what "
-            "one rank sees. Use mode 'buffers'"
+            "the model lies on several ranks, whose training stack holds the parameters itself and cannot be stood on others; "
+            "mode 'lockstep' needs that. Use mode 'stream' or 'buffers'"
+        )
+    if several and (units.wrapping.replicas or not any(map(is_sharded, units.parameters.values()))):
+        raise RecordingError(
+            "the model lies on several ranks as replicas (DDP), whose gradients are averaged when the backward pass ends; mode "
+            f"{mode!r} would take them before. Use mode 'buffers'"
         )
     for name, parameter in units.parameters.items():
         if parameter._post_accumulate_grad_hooks:
@@ -126,7 +133,7 @@ def refuse_foreign_hooks(model, units, mode):
                 f"{name} carries a post-accumulate hook of another tool (an optimizer that steps in the backward pass, say), "
                 f"which takes its gradient before mode {mode!r} sees it; remove the hook while scoring, or use mode 'buffers'"
             )
-        if type(parameter.data) not in (torch.Tensor, FakeTensor):
+        if type(parameter.data) not in (torch.Tensor, FakeTensor) and not is_sharded(parameter):
             raise RecordingError(
                 f"{name} is a {type(parameter.data).__name__}; mode {mode!r} takes plain tensors, use mode 'buffers'"
             )

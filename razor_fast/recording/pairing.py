@@ -27,7 +27,7 @@ class Pairing:
         self.flight = Flight()
         if directions is not None:
             directions.start()
-        self.sums = PairSums(units, units.parameters, self.flight, directions and directions.receive)
+        self.sums = PairSums(units, self.flight, directions and directions.receive)
         self.partial, self.waiting = {"forget": {}, "retain": {}}, {"forget": {}, "retain": {}}
         self.complete, self.taken = set(), {"forget": set(), "retain": set()}
         self.reached = {"forget": False, "retain": False}
@@ -49,9 +49,13 @@ class Pairing:
             if self.guard is not None:
                 self.guard(side, name)
             gradient, leaf.grad = leaf.grad, None
-            self.take(side, name, gradient.detach())
+            self.take(side, name, self._here(name, gradient))
 
         return receive
+
+    def _here(self, name, gradient):
+        """What this rank holds of a gradient: all of it in one process."""
+        return self.units.layout.gradient(self.units.parameters[name], gradient)
 
     def take(self, side, name, gradient):
         """A gradient arrived, whole but for what earlier micro-batches gave."""
@@ -94,7 +98,7 @@ class Pairing:
             gradient, leaf.grad = leaf.grad, None
             if gradient is None:
                 continue
-            gradient = gradient.detach()
+            gradient = self._here(name, gradient)
             if last:
                 self.take(side, name, gradient)
             else:

@@ -19,8 +19,10 @@ def run(recording, forget_loss, retain_loss, micro_batches="accumulate"):
     recording.losses = {}
     drive = {"buffers": _buffers, "stream": _stream, "lockstep": _LOCKSTEP[micro_batches]}[recording.mode]
     try:
+        # FSDP2 and tensor parallelism reduce dense gradients
+        sparse = recording.mode != "buffers" and recording.units.wrapping.group is None
         # The whole of it on clean leaves: losses are drawn between the blocks too.
-        with set_aside(recording.model, recording.units), sparse_embeddings(recording.model, recording.mode != "buffers"):
+        with set_aside(recording.model, recording.units), sparse_embeddings(recording.model, sparse):
             return drive(recording, forget_loss, retain_loss)
     except BaseException:
         recording.clear()
@@ -36,8 +38,8 @@ def _buffers(recording, forget_loss, retain_loss):
 
 def _stream(recording, forget_loss, retain_loss):
     with recording.block("retain"):
-        recording.losses["retain"] = backward_all(retain_loss(), "retain")
-    drawn = Drawn(forget_loss, "forget")
+        recording.losses["retain"] = backward_all(retain_loss(), "retain", finite=recording.units.wrapping.group is None)
+    drawn = Drawn(forget_loss, "forget", finite=recording.units.wrapping.group is None)
     for loss, last in drawn.told_apart():
         with recording.block("forget", last):
             run_backward([loss], "computing gradients of the forget loss")

@@ -14,6 +14,8 @@ __all__ = ["Stream"]
 class Stream:
     """mode="stream". Retain first, in any number of blocks; then forget, whose last block is consumed.
 
+    Over several ranks each keeps its share of g_r, and FSDP2 hands over each share of g_f as soon as it is reduced.
+
     retain_dtype: dtype g_r is kept in (by default the gradient's own); bf16 halves what fp32 takes and rounds it.
     """
 
@@ -49,24 +51,28 @@ class Stream:
                 "the retain gradient was never recorded: mode 'stream' wants it before recorder.forget(), which is consumed as "
                 "it comes; record retain first, or use mode 'buffers'"
             )
+        self.units.wrapping.settle()
         try:
             with (
                 set_aside(self.model, self.units, freeze_others=self.freeze_others),
-                sparse_embeddings(self.model, self.sparse),
+                sparse_embeddings(self.model, self.sparse and self.units.wrapping.group is None),
                 graph_gone(),
             ):
                 if side == "retain":
                     yield
+                    self.units.wrapping.settle()
                     self.pairing.collect("retain", last=False, dtype=self.retain_dtype)
                     self._require("retain")
                 elif not last:
                     yield
+                    self.units.wrapping.settle()
                     self.pairing.collect("forget", last=False)
                     self._require("forget")
                 else:
                     self.pairing.end("retain")
                     with self.pairing.listening("forget"):
                         yield
+                    self.units.wrapping.settle()
                     self.pairing.collect("forget", last=True)
                     self._require("forget")
                     self._sums = self.pairing.finish()

@@ -2,10 +2,11 @@
 
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 
 from .. import ops
-from ..matrix import matrix_shape
+from ..distributed import local_tensor
 from ..plan import Plan
 
 __all__ = ["Flight", "PairSums", "bytes_of"]
@@ -37,14 +38,14 @@ class Flight:
 class PairSums:
     """float64 [U, 4] of all units (theta^2, g_f^2, g_r^2, g_f.g_r), fed a parameter at a time.
 
-    theta: dict name -> tensor of each parameter of the units. What is given to `add` is held until its group is full; then it
-    is reduced and let go. on_reduced({name: (g_f, g_r)}, totals): called after each
-    group, before its gradients go.
+    Over several ranks each is fed what it holds of a parameter (Layout.gradient), and `finish` adds up, with one all-reduce.
+    What is given to `add` is held until its group is full; then it is reduced and let go. on_reduced({name: (g_f, g_r)}, totals):
+    called after each group, before its gradients go.
     """
 
-    def __init__(self, units, theta, flight, on_reduced=None):
-        self.units, self.theta, self.flight, self.on_reduced = units, theta, flight, on_reduced
-        total = sum(p.numel() for p in units.parameters.values())
+    def __init__(self, units, flight, on_reduced=None):
+        self.units, self.flight, self.on_reduced = units, flight, on_reduced
+        total = sum(local_tensor(p).numel() for p in units.parameters.values())
         self.limit = min(LARGEST_GROUP, max(1, int(GROUP_SHARE * total)))
         self.totals, self._pending = {}, {}
 
@@ -52,21 +53,24 @@ class PairSums:
         """The whole gradients of one parameter, either None where that side does not reach it. Dropped once reduced."""
         if forget is not None and forget.is_sparse or retain is not None and retain.is_sparse:
             forget, retain = self._add_sparse(name, forget, retain)
-        device = self.theta[name].device
+        device = self._theta(name).device
         group = self._pending.setdefault(device, {})
         group[name] = forget, retain
-        if sum(self.theta[n].numel() for n in group) >= self.limit:
+        if sum(self._theta(n).numel() for n in group) >= self.limit:
             self._reduce(device)
 
     def finish(self):
-        """The sums of all units, on the device of the first parameter."""
+        """The sums of all units over all ranks, on the device of the first parameter."""
         for device in list(self._pending):
             self._reduce(device)
-        first = next(iter(self.theta.values())).device
+        first = next(iter(self.units.parameters.values())).device
         found = torch.zeros(len(self.units), 4, dtype=torch.float64, device=first)
         for total in self.totals.values():
             found += total.to(first)
-        return found
+        return self.units.layout.sum(found)
+
+    def _theta(self, name):
+        return local_tensor(self.units.parameters[name])
 
     def _total(self, device):
         if device not in self.totals:
@@ -76,9 +80,10 @@ class PairSums:
     def _reduce(self, device):
         group = self._pending.pop(device)
         plan, index = _group_plan(self.units, tuple(group))
-        columns = [list(column) for column in zip(*((self.theta[n].detach(), f, r) for n, (f, r) in group.items()))]
-        sums = ops.segment_stats(*columns, plan)
-        self._total(device).index_add_(0, index.to(device), sums)
+        if len(index):
+            columns = [list(column) for column in zip(*((self._theta(n), f, r) for n, (f, r) in group.items()))]
+            sums = ops.segment_stats(*columns, plan)
+            self._total(device).index_add_(0, index.to(device), sums)
         if self.on_reduced is not None:
             self.on_reduced(group, self._total(device))
         self.flight.add(-sum(bytes_of(f) + bytes_of(r) for f, r in group.values()))
@@ -97,7 +102,7 @@ class PairSums:
         parts = iter(inverse.split([g._indices().shape[1] for g in both]))
         compact = []
         for gradient in (forget, retain):
-            matrix = torch.zeros(len(kept), self.theta[name][0].numel(), dtype=torch.float64, device=kept.device)
+            matrix = torch.zeros(len(kept), self._theta(name)[0].numel(), dtype=torch.float64, device=kept.device)
             if gradient is not None:
                 matrix.index_add_(0, next(parts), gradient._values().flatten(1).to(matrix.dtype))
             compact.append(matrix)
@@ -124,20 +129,21 @@ def _touching(units):
 
 
 def _group_plan(units, names):
-    """(Plan over these parameters, int64 index of its units among all): made once, since groups come the same way each time."""
+    """(Plan over what this rank answers for of these parameters, int64 index of its units among all, none where another rank
+    answers): made once, since groups come the same way each time."""
     kept = _CACHE.setdefault(units, {})
     if names not in kept:
-        touching = _touching(units)
-        index = sorted({units.index(unit) for name in names for unit in touching[name]})
-        local, order = {u: i for i, u in enumerate(index)}, {name: i for i, name in enumerate(names)}
-        rows = [
-            (local[u], order[s.parameter], s.row, s.rows, s.column, s.columns)
-            for u in index for s in units[u].slices if s.parameter in order
-        ]  # fmt: skip
-        shapes = {name: matrix_shape(units.parameters[name].shape) for name in names}
-        plan = Plan.compile(
-            [shapes[name] for name in names], rows, len(index), [int(units[u].kind != "layer") for u in index],
+        place = {name: index for index, name in enumerate(units.parameters)}
+        order = np.full(len(place), -1)
+        order[[place[name] for name in names]] = np.arange(len(names))
+        rows = units.cut.slices[units.cut.owned]
+        rows = rows[order[rows[:, 1]] >= 0]
+        index, local = np.unique(rows[:, 0], return_inverse=True)
+        rows[:, 0], rows[:, 1] = local, order[rows[:, 1]]
+        plan = None if not len(index) else Plan.compile(
+            [units.layout.windows[name].shape for name in names], rows, len(index),
+            [int(units[u].kind != "layer") for u in index],
             unit_names=[units[u].name for u in index], parameter_names=names,
         )  # fmt: skip
-        kept[names] = plan, torch.tensor(index, dtype=torch.int64)
+        kept[names] = plan, torch.from_numpy(index)
     return kept[names]
