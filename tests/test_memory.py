@@ -122,3 +122,32 @@ def test_a_recorder_reports_what_it_held():
 def test_free_memory_is_told_where_linux_tells():
     free = available_bytes(torch.device("cpu"))
     assert free is None or free > 1e6
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_estimate_knows_what_a_convolution_takes_for_itself(threads):
+    # a patch embedding, whose weight gradient is reduced over copies: most of this pass, and unseen by a Tracker
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 256, 32, 32), torch.nn.Flatten(), torch.nn.Linear(256 * 4, 8))
+    model[0].requires_grad_(True)
+    images = torch.randn(2, 3, 64, 64)
+    units = find_units(model, exclude=())
+
+    def loss():
+        return model(images).square().mean()
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        estimate = dry_run(model, units, loss, loss, "buffers")
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+            score(model, units, loss, loss, mode="buffers")
+    finally:
+        torch.set_num_threads(before)
+    now, levels = 0, []
+    for event in sorted(profiler.profiler.kineto_results.events(), key=lambda e: e.start_ns()):
+        if event.name() == "[memory]":
+            now += event.nbytes()
+            levels.append(now)
+    with Tracker() as tracker:
+        score(model, units, loss, loss, mode="buffers")
+    assert estimate == pytest.approx(max(levels), rel=0.1) and tracker.peak < 0.8 * estimate

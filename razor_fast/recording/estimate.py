@@ -8,6 +8,7 @@ from .leaves import Swap
 from .modes import MODES
 from .running import run
 from .tracking import Tracker
+from .workspace import workspace
 
 __all__ = ["dry_run"]
 
@@ -25,7 +26,9 @@ class DryTracker(Tracker):
             return args[0].reshape(-1), torch.empty_like(args[0]), args[0].new_empty(0)
         if func in (aten.index.Tensor, aten.index_put.default, aten.index_put_.default) and not isinstance(args[1], tuple):
             args = (args[0], _places(args[1]), *args[2:])
-        return super().__torch_dispatch__(func, types, args, kwargs)
+        found = super().__torch_dispatch__(func, types, args, kwargs)
+        self.peak = max(self.peak, self.now + workspace(func, args))  # its results count already: they live with the workspace
+        return found
 
 
 def _places(indices):
@@ -51,8 +54,8 @@ def dry_run(model, units, forget_loss, retain_loss, mode, micro_batches="accumul
     """Bytes that a scoring pass will hold at its peak, above the model. Nothing is computed and the model is not touched.
 
     The same code runs as in the real pass: forwards, checkpoints, the engine, hooks. Losses draw real batches, whose bytes count
-    where they are made inside. What kernels allocate for themselves is not in it. Raises what the losses raise; one that
-    cannot be run without values (a loss that leaves torch, say) raises torch's error.
+    where they are made inside. Of what kernels allocate for themselves, only convolutions on a CPU are in it (workspace.py).
+    Raises what the losses raise; one that cannot be run without values (a loss that leaves torch, say) raises torch's error.
     """
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     fakes = {}
