@@ -88,6 +88,11 @@ class RazorConfig(MethodConfig):
         "promising", description="search all units of K in a round, or the promising ones until one meets the target"
     )
     max_probes: int = Field(10, ge=1, description="evaluations of one step-size search at most")
+    overshoot: bool = Field(
+        True,
+        description="lengthen a step that only just meets the target, since validation samples are few; false: take the shortest "
+        "step that meets it, to forget no more than asked",
+    )
     rounding: Literal["nearest", "stochastic"] = Field("nearest", description="how bf16 and fp16 weights are rounded")
 
     max_rounds: int = Field(6, ge=1)

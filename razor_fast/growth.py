@@ -328,6 +328,7 @@ class _Loop:
             max_probes=self.probes_left(),
             budget=budget,
             start=(judge.spent(s.metrics), judge.signal(s.metrics)),
+            shortest=not config.overshoot,
         )
         seen, cache = {}, getattr(self.task, "prefix", None)
         if cache is not None:

@@ -13,7 +13,8 @@ shape: what is kept is always a step that was evaluated, never one that was only
 Harm near 0 is well described by a power of the step, so its edge is sought by interpolating log(harm) over log(step), with the
 geometric mean of the bracket where that would leave it or has stopped shrinking it (the idea of the Illinois and ITP methods:
 Dowell and Jarratt 1971; Oliveira and Takahashi 2020). The search heads for the target first: a step that meets it and is stable
-ends the search, but for lengthening it by `safety` where it has only just been met, since it was met on few validation samples.
+ends the search, but for lengthening it by `safety` where it has only just been met, since it was met on few validation samples;
+or, with `shortest`, for halving the bracket down to the shortest step that meets it, so that no more is forgotten than asked.
 Where the target lies beyond the edge, the search heads for the largest step whose harm is at most `budget`.
 """
 
@@ -34,11 +35,12 @@ class StepSearch:
     first: first step, > 0. max_probes: evaluations at most. growth: largest factor from one step to a longer one, > 1.
     tolerance: stop when the edge is known within this factor. safety: how much longer than needed a step that meets the
     target should be, where it is stable (1: no longer). minimum, maximum: limits, as multiples of first. budget: the harm,
-    in (0, 1], that may be spent where the target is not met. start: (harm, signal) at step 0.
+    in (0, 1], that may be spent where the target is not met. start: (harm, signal) at step 0. shortest: look for the shortest
+    step that meets the target, within the tolerance, and leave safety aside.
     """
 
     def __init__(self, first, *, max_probes=10, growth=4.0, tolerance=1.1, safety=1.5, minimum=2.0**-8, maximum=2.0**10,
-                 budget=1.0, start=(0.0, 1.0)):  # fmt: skip
+                 budget=1.0, start=(0.0, 1.0), shortest=False):  # fmt: skip
         if not (first > 0 and math.isfinite(first)):
             raise ConfigError(f"the first step is {first}; expected a positive, finite number")
         if not (max_probes >= 0 and growth > 1 and tolerance > 1 and safety >= 1 and 0 < minimum <= 1 <= maximum
@@ -51,6 +53,7 @@ class StepSearch:
         self.lower, self.upper, self.budget = first * minimum, first * maximum, budget
         self.aim = tolerance**-0.5  # of the level: a little inside, so that most predictions land on the stable side
         self.start_harm, self.start_signal = start
+        self.shortest = shortest
         self.history = []  # (step, harm, left, signal), as told
         self._lengthened = False
 
@@ -58,9 +61,10 @@ class StepSearch:
 
     @property
     def best(self):
-        """The longest stable step that meets the target; else the longest within the budget; else None."""
+        """The longest (or, as asked, the shortest) stable step that meets the target; else the longest within the budget; else
+        None."""
         met = [step for step, harm, left, _ in self._below(1.0) if left <= 0]
-        return max(met, default=None) or self.longest(self.budget)
+        return (min if self.shortest else max)(met, default=None) or self.longest(self.budget)
 
     @property
     def met(self):
@@ -88,6 +92,8 @@ class StepSearch:
         if not self.history:
             return self.first
         if self.met:
+            if self.shortest:
+                return self._shorten()
             self._lengthened = True
             return self._lengthen()
         if self._unmoved():
@@ -116,6 +122,12 @@ class StepSearch:
             longer = place * self.safety
         inside = step < longer <= self.upper and longer < self._shortest_above(1.0)
         return longer if self.safety > 1 and inside and longer / step > self.tolerance else None
+
+    def _shorten(self):
+        """The middle between the shortest step that meets the target and the longest below it that does not."""
+        low = max((step for step, _, left, _ in self.history if left > 0 and step < self.best), default=None)
+        middle = self.best / self.growth if low is None else math.sqrt(low * self.best)
+        return None if middle < self.lower or (low is not None and self.best / low <= self.tolerance) else middle
 
     def _target(self):
         """Where the target is likely met, from the longest stable step short of it; inf where nothing tells."""

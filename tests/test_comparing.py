@@ -53,7 +53,7 @@ def records(small, tmp_path_factory):
     folder, data, made = small
     cache = tmp_path_factory.mktemp("cache")
     subjects = ["original", "retrained", "ssd"]
-    found = cells.run_request(data, folder, cache, "cat", 0, subjects, recovery=("ssd", "retrained"), tell=lambda text: None)
+    found = cells.run_request(data, folder, cache, "cat", 0, subjects, stressed=("ssd", "retrained"), tell=lambda text: None)
     return cache, found
 
 
@@ -88,11 +88,12 @@ def test_a_finished_cell_is_not_made_again_and_the_model_is_the_original(small, 
     held = trained_clip(cifar.training_samples(folder, 0), CifarRecipe(seed=0, epochs=2), cache / "weights")
     assert fingerprint(task.model).model == fingerprint(held).model
     count = len(made)
-    again = cells.run_request(data, folder, cache, "cat", 0, list(found), tell=lambda text: None, recovery=())
+    again = cells.run_request(data, folder, cache, "cat", 0, list(found), tell=lambda text: None, stressed=())
     assert len(made) == count and {s: as_row(r) for s, r in again.items()} == {s: as_row(r) for s, r in found.items()}
     assert found["ssd"]["cost"]["gradient_evaluations"] > 0 and "recovery" not in found["original"]
     assert found["retrained"]["distance"]["forget"] == {"agreement": 1.0, "kl": 0.0, "by_class": {"cat": 0.0}}
     assert found["original"]["metrics"]["retrieval_stability"] == 1.0
+    assert found["retrained"]["privacy_error"] == 0.0 and found["ssd"]["commit"] and "quantized" not in found["original"]
 
 
 def test_rows_keep_their_numbers(records, tmp_path):
@@ -115,7 +116,7 @@ def rows_of(razor, slug=0.5):
         found += [row("original", seed=seed, forget_accuracy=0.8, retain_accuracy=0.6, possible_stability=0.95),
                   row("retrained", seed=seed, forget_accuracy=0.03, retain_accuracy=0.6, retrieval_stability=0.7, **area(0.1)),
                   row("razor", seed=seed, forget_accuracy=razor + 0.02 * seed, retain_accuracy=0.596, retrieval_stability=0.9,
-                      privacy_leakage=-0.01, kl_forget=0.5, kl_retain=0.1, agreement_forget=0.4, agreement_retain=0.8,
+                      privacy_leakage=-0.01, privacy_error=0.02, commit="abc", kl_forget=0.5, kl_retain=0.1, agreement_forget=0.4, agreement_retain=0.8,
                       cpu_seconds=20.0, int8_forget_accuracy=-0.004, **area(0.11)),
                   row("slug", seed=seed, forget_accuracy=0.0, retain_accuracy=0.5, retrieval_stability=0.8, kl_forget=slug,
                       kl_retain=0.2, agreement_forget=0.3, agreement_retain=0.7, cpu_seconds=10.0)]  # fmt: skip
@@ -146,7 +147,8 @@ def test_the_section_says_who_is_nearer_and_at_what_time():
     text = "\n".join(section.comparison_section("cifar10", rows_of(0.04), "figures/x.svg"))
     assert "**Not complete**: 2 of 9 requests are measured, and not yet SalUn, SSD," in text
     assert "RAZOR is the nearest of all, but took 20 CPU seconds where the others took 10 to 10." in text
-    assert "SLUG 0.350" in text and "**missed**" in text
+    assert "is -0.010 with its sign, standard error 0.014" in text and "would read 0.016 by chance" in text
+    assert text.endswith("Made at 1 commit: abc.") and "SLUG 0.350" in text and "**missed**" in text
     assert "retrieval stability would be 95.0 %" in text and "(figures/x.svg)" in text
     text = "\n".join(section.comparison_section("cifar10", rows_of(0.04, slug=0.1)))
     assert "SLUG came nearer than RAZOR; in no more time: SLUG" in text

@@ -177,6 +177,15 @@ def test_a_step_long_enough_already_is_not_lengthened():
     assert search.propose() is None
 
 
+@pytest.mark.parametrize("place", [0.03, 0.7, 1.3, 7.0])
+def test_the_shortest_step_that_meets_the_target_is_found_where_it_is_asked_for(place):
+    search = StepSearch(1.0, shortest=True)
+    steps = run(search, lambda step: 1e-3 * step, lambda step: max(0.0, 1 - step / place), lambda step: 1 - 1.5 * step / place)
+    assert search.met and place <= search.best <= 1.1 * place and len(steps) <= 8
+    search = StepSearch(1.0, shortest=True, max_probes=3)
+    assert run(search, lambda step: 0.1, lambda step: 0.0) == [1.0, 0.25, 0.0625] and search.best == 0.0625
+
+
 def test_a_step_that_meets_the_target_and_harms_does_not_count():
     search = StepSearch(1.0)
     search.tell(1.0, harm=3.0, left=0.0, signal=-1.0)

@@ -1,7 +1,7 @@
 """All methods on the same requests, beside the original model and one retrained without the concept.
 
     python -m benchmarks.quality.compare --data FOLDER [--on cifar10|emoji|easyvqa] [--concepts ...] [--seeds 0 1 2]
-        [--methods razor slug ...] [--recovery all|NAMES] [--cache runs/compare] [--out benchmarks/results/compare_cifar10.csv]
+        [--methods razor slug ...] [--stressed all|NAMES] [--cache runs/compare] [--out benchmarks/results/compare_cifar10.csv]
 
 FOLDER holds the data of --on (cifar10_*.npz, emoji_styles64.npz, easyvqa_*.npz); without them this says so and exits with 0.
 Models are trained on the spot, once, and every finished cell (a request and a method) is kept in --cache: the same command goes
@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.quality.comparing.bars import verdicts
-from benchmarks.quality.comparing.cells import YARDSTICKS, methods_for, run_request
+from benchmarks.quality.comparing.cells import STRESSED, YARDSTICKS, methods_for, run_request
 from benchmarks.quality.comparing.choosing import choose
 from benchmarks.quality.comparing.requests import DATA
 from benchmarks.quality.comparing.rows import as_row, write_rows
@@ -29,7 +29,9 @@ def main():
     parser.add_argument("--concepts", nargs="+", help="default: those of the data")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--methods", nargs="+", help="default: all that fit")
-    parser.add_argument("--recovery", nargs="+", default=["all"], help="which models are fine-tuned to bring the concept back")
+    parser.add_argument(
+        "--stressed", nargs="+", default=list(STRESSED), help="which models are quantized, and fine-tuned to bring the concept back"
+    )
     parser.add_argument("--cache", type=Path, default=Path("runs/compare"))
     parser.add_argument("--out", type=Path, help="csv, one row a cell")
     parser.add_argument("--choose", action="store_true", help="choose the settings instead, on the request kept for that")
@@ -46,7 +48,7 @@ def main():
     for seed in given.seeds:
         for concept in given.concepts or data.concepts:
             records = run_request(
-                data, given.data, given.cache, concept, seed, subjects, recovery=given.recovery, tell=tell
+                data, given.data, given.cache, concept, seed, subjects, stressed=given.stressed, tell=tell
             )
             rows += [as_row(record) for record in records.values()]
             if given.out:

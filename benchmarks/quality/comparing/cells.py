@@ -7,6 +7,7 @@ import json
 import time
 from pathlib import Path
 
+from benchmarks.timing import commit
 from razor_fast.atomic import atomic_files
 from razor_fast.events import plain
 from razor_fast.methods import METHODS, unlearn
@@ -14,9 +15,10 @@ from razor_fast.methods import METHODS, unlearn
 from .measures import measured
 from .settings import chosen_settings
 
-__all__ = ["YARDSTICKS", "methods_for", "run_request"]
+__all__ = ["STRESSED", "YARDSTICKS", "methods_for", "run_request"]
 
 YARDSTICKS = ("original", "retrained")
+STRESSED = ("retrained", "razor")  # those that the bars on quantization and recovery compare
 
 
 def methods_for(family):
@@ -24,25 +26,25 @@ def methods_for(family):
     return [name for name, m in METHODS.items() if name != "retrain" and (m.families is None or family in m.families)]
 
 
-def run_request(data, folder, cache, concept, seed, subjects, *, recovery=("all",), tell=print):
+def run_request(data, folder, cache, concept, seed, subjects, *, stressed=STRESSED, tell=print):
     """Records of the subjects of a request, by subject; those that are not in `cache` are made, one after another.
 
-    subjects: names of YARDSTICKS and METHODS. recovery: those of them that are also fine-tuned to bring the concept back, or
-    "all". A cell made with other settings is made again.
+    subjects: names of YARDSTICKS and METHODS. stressed: those of them that are also quantized, and fine-tuned to bring the concept
+    back, or "all". A cell made with other settings is made again. Each record says which commit made it.
     """
     records, task = {}, None
     for subject in subjects:
         file = Path(cache) / "cells" / f"{data.name}-{concept}-{seed}-{subject}.json".replace(" ", "_")
         settings = settings_of(data, subject, seed)
-        recovers = subject in recovery or "all" in recovery
-        records[subject] = kept(file, settings, recovers)
+        stress = subject in stressed or "all" in stressed
+        records[subject] = kept(file, settings, stress)
         if records[subject] is not None:
             continue
         if task is None:
             task = data.make(Path(folder), Path(cache) / "weights", concept, seed, lambda *state: told(tell, *state))
         began = time.perf_counter()
         record = {"data": data.name, "concept": concept, "seed": seed, "subject": subject, "settings": settings}
-        record |= run_subject(task, subject, settings, seed, recovers)
+        record |= {"commit": commit()} | run_subject(task, subject, settings, seed, stress)
         write(file, record)
         records[subject] = record
         tell(f"{data.name}, {concept}, seed {seed}, {subject}: {time.perf_counter() - began:.0f} s")
@@ -55,10 +57,10 @@ def settings_of(data, subject, seed):
     return METHODS[subject].config(seed=seed, **chosen_settings(data.name, subject)).model_dump(mode="json")
 
 
-def run_subject(task, subject, settings, seed, recovery):
+def run_subject(task, subject, settings, seed, stress):
     """What a model costs and is. The task's model is the original again afterwards, bit for bit."""
     if subject in YARDSTICKS:
-        return measured(task if subject == "original" else task.on(task.reference), seed=seed, recovery=recovery)
+        return measured(task if subject == "original" else task.on(task.reference), seed=seed, stress=stress)
     began = time.process_time()
     outcome = unlearn(task, METHODS[subject].config(**settings), method=subject)
     found = {
@@ -70,18 +72,18 @@ def run_subject(task, subject, settings, seed, recovery):
         "share": 0.0 if outcome.edit is None else outcome.edit.summary()["share"],
     }
     try:
-        return found | measured(task, seed=seed, recovery=recovery)
+        return found | measured(task, seed=seed, stress=stress)
     finally:
         if outcome.edit is not None:
             outcome.edit.revert(task.model)
 
 
-def kept(file, settings, recovers):
-    """The record in a file, or None where there is none, its settings are others, or it lacks the curves asked for."""
+def kept(file, settings, stress):
+    """The record in a file, or None where there is none, its settings are others, or it lacks the stress asked for."""
     if not file.is_file():
         return None
     record = json.loads(file.read_text(encoding="utf-8"))
-    whole = record["settings"] == settings and ("recovery" in record or not recovers)
+    whole = record["settings"] == settings and ("recovery" in record or not stress)
     return record if whole else None
 
 

@@ -1,6 +1,7 @@
 """What is measured of one model in a comparison: plain values, ready for JSON. Everything is taken on test data."""
 
 from razor_fast.evaluation.distance import prediction_distance
+from razor_fast.evaluation.privacy import membership_attack
 from razor_fast.evaluation.quantization import SCHEMES, quantized_metrics
 from razor_fast.evaluation.recovery import recovery_curves
 
@@ -11,8 +12,9 @@ RECOVERY_STEPS = (0, 1, 2, 4, 8, 16)
 RECOVERY_RATE = 1e-3  # of the fine-tuning that tries to bring the concept back: half the highest rate of training
 
 
-def measured(task, *, seed, recovery=True):
-    """{"metrics", "distance", "quantized", "recovery", "possible_stability"} of the model that `task` holds now.
+def measured(task, *, seed, stress=True):
+    """{"metrics", "distance", "privacy_error", "possible_stability"} of the model that `task` holds now; with stress also
+    {"quantized", "recovery"}.
 
     distance: to task.reference on the test images of each side, where the family tells class probabilities. quantized: scheme ->
     metrics. recovery: arm -> [forget metric after each of RECOVERY_STEPS].
@@ -22,8 +24,9 @@ def measured(task, *, seed, recovery=True):
         truth = task.on(task.reference)
         found["distance"] = {side: distance(task, truth, side, seed) for side in SIDES}
         found["possible_stability"] = possible_stability(task)
-    found["quantized"] = {scheme: dict(quantized_metrics(task, scheme)) for scheme in SCHEMES}
-    if recovery:
+        found["privacy_error"] = privacy_error(task, truth)
+    if stress:
+        found["quantized"] = {scheme: dict(quantized_metrics(task, scheme)) for scheme in SCHEMES}
         curves = recovery_curves(task, steps=RECOVERY_STEPS, learning_rate=RECOVERY_RATE, seed=seed)
         found["recovery"] = {arm: {"values": list(curve.values), "area": curve.area} for arm, curve in curves.items()}
     return found
@@ -41,3 +44,10 @@ def possible_stability(task):
     count = len(task.sets["retain.test"])
     best = task.top_captions("test", "retain", range(count), count=1)
     return sum(task.concept not in caption for ((caption, _),) in best) / count
+
+
+def privacy_error(task, truth):
+    """Standard error of the metric privacy_leakage: what other samples would change of the difference of the two attacks' AUCs,
+    which see the same ones."""
+    own, reference = (membership_attack(*t.membership_features(), seeds=(task.seed,)) for t in (task, truth))
+    return float((own.draws - reference.draws).std())

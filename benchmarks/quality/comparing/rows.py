@@ -9,7 +9,7 @@ __all__ = ["as_row", "read_rows", "write_rows"]
 METRICS = ("forget_accuracy", "retain_accuracy", "in_domain_accuracy", "cross_domain_accuracy", "neutral_accuracy",
            "retrieval_stability", "forget_retrieval", "membership_auc", "privacy_leakage")  # fmt: skip
 COST = ("gradient_evaluations", "forwards", "cpu_seconds")
-TEXTS = ("data", "concept", "subject", "outcome")
+TEXTS = ("data", "concept", "subject", "outcome", "commit")
 
 
 def as_row(record):
@@ -17,17 +17,17 @@ def as_row(record):
     row = {name: record.get(name, "") for name in ("data", "concept", "seed", "subject", "outcome", "share")}
     row |= {name: record.get("cost", {}).get(name, "") for name in COST}
     row |= {name: record["metrics"].get(name, "") for name in METRICS}
-    row["possible_stability"] = record.get("possible_stability", "")
+    row |= {name: record.get(name, "") for name in ("possible_stability", "privacy_error")}
     for side in ("forget", "retain"):
         for name in ("agreement", "kl"):
             row[f"{name}_{side}"] = record.get("distance", {}).get(side, {}).get(name, "")
-    for scheme, metrics in record["quantized"].items():
+    for scheme, metrics in record.get("quantized", {}).items():
         for name in METRICS:
             if name in metrics:
                 row[f"{scheme}_{name}"] = metrics[name] - record["metrics"][name]
     for arm, curve in record.get("recovery", {}).items():
         row[f"recovery, {arm}"] = curve["area"]
-    return row
+    return row | {"commit": record.get("commit", "")}
 
 
 def write_rows(path, rows):

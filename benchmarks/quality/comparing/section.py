@@ -1,5 +1,6 @@
 """The comparison's part of docs/results.md: a table a data set, the bars of CIFAR-10, and where RAZOR is not the nearest."""
 
+from math import pi
 from statistics import mean
 
 from .bars import means, paired, verdicts
@@ -46,8 +47,10 @@ def comparison_section(data, rows, figure=None):
     others = {c: n for c, n in (PLAIN | DISTANCES | COST).items() if any(row.get(c) is not None for row in rows)}
     lines += _table(rows, others, number)
     if data == "cifar10":
-        lines += ["", "The bars, on the mean over the requests:", "", *_bars(rows), "", *_stability(rows), "", *nearest(rows)]
-    return lines
+        lines += ["", "The bars, on the mean over the requests:", "", *_bars(rows), "", *_stability(rows)]
+        lines += ["", *_privacy(rows), "", *nearest(rows)]
+    made = sorted({row["commit"] for row in rows if row.get("commit")})
+    return [*lines, "", f"Made at {_count(len(made), 'commit')}: {', '.join(made)}."] if made else lines
 
 
 def _count(number, what):
@@ -91,6 +94,19 @@ def _stability(rows):
         "Retain images for which the original itself retrieves a caption of the concept have to move when it is gone: without "
         f"any other change retrieval stability would be {share(possible)}. The retrained models keep {share(truth)} of the "
         "original's captions."
+    ]
+
+
+def _privacy(rows, ours="razor"):
+    """How much of the privacy gap is noise: few test images of one class are attacked."""
+    gaps, errors = paired(rows, "privacy_leakage", ours), paired(rows, "privacy_error", ours)
+    if not gaps or len(gaps) != len(errors):
+        return []
+    error, noise = sum(e**2 for e in errors) ** 0.5 / len(errors), mean(errors) * (2 / pi) ** 0.5
+    return [
+        f"RAZOR's privacy gap is {mean(gaps):+.3f} with its sign, standard error {error:.3f} (of one request {min(errors):.3f} to "
+        f"{max(errors):.3f}, from the images drawn again). Without its sign it is {mean(map(abs, gaps)):.3f}, where a model that "
+        f"leaks exactly as the retrained one does would read {noise:.3f} by chance."
     ]
 
 
