@@ -112,7 +112,15 @@ class AscentThenFineTuningConfig(TrainingConfig):
 
 
 class RetrainConfig(MethodConfig):
-    """A model trained without the forget set, by the recipe that is given to the call."""
+    """A model trained without the forget set, by the recipe that is given to the call, or by the one in a file."""
+
+    recipe: str | None = Field(
+        None,
+        exclude=True,  # a path: an edit says what made it, not where
+        min_length=1,
+        description="Python file, which is run, with a function train(task, seed) that returns a model of the same architecture, "
+        "trained without the forget samples",
+    )
 
 
 class RandomConfig(RazorConfig):

@@ -2,10 +2,11 @@
 
 import copy
 import json
+import warnings
 
 import pytest
 import torch
-from test_clip import clip_task
+from test_clip import clip_task, colour_parts
 from toy import ToyTask, model_bytes
 
 pytest.importorskip("torchao")
@@ -13,6 +14,7 @@ pytest.importorskip("bitsandbytes")
 
 from razor_fast.audit import AuditOptions, audit_edit, revert_in_order, unlearn_in_sequence  # noqa: E402
 from razor_fast.audit import assemble as assembling  # noqa: E402
+from razor_fast.data import DataWarning, Parts  # noqa: E402
 from razor_fast.edit import Edit, read_slices  # noqa: E402
 from razor_fast.errors import BaseMismatchError, ConfigError, EditError  # noqa: E402
 from razor_fast.evaluation.intervals import mean_interval  # noqa: E402
@@ -234,6 +236,18 @@ def test_earlier_requests_are_asked_again_after_each_new_one():
     assert model_bytes(model) == after
     found.stacked.revert(model)
     assert model_bytes(model) == before
+
+
+def test_retain_data_that_teach_again_what_was_forgotten_are_named():
+    parts = colour_parts(retain=("green",))
+    first = clip_task(parts=parts)
+    second = clip_task(parts=Parts(parts.retain, parts.forget), model=first.model, concept="green")
+    with pytest.warns(DataWarning, match=r"9 retain samples of the request b show what a forgets before it \(red\)"):
+        found = unlearn_in_sequence({"a": first, "b": second}, lambda task: None)
+    assert found.taught_again == {("b", "a"): 9} and found.edits == {"a": None, "b": None}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not unlearn_in_sequence({"b": second}, lambda task: None).taught_again
 
 
 def test_requests_on_other_weights_go_back_in_any_order():

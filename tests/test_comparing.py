@@ -116,7 +116,8 @@ def rows_of(razor, slug=0.5):
         found += [row("original", seed=seed, forget_accuracy=0.8, retain_accuracy=0.6, possible_stability=0.95),
                   row("retrained", seed=seed, forget_accuracy=0.03, retain_accuracy=0.6, retrieval_stability=0.7, **area(0.1)),
                   row("razor", seed=seed, forget_accuracy=razor + 0.02 * seed, retain_accuracy=0.596, retrieval_stability=0.9,
-                      privacy_leakage=-0.01, privacy_error=0.02, commit="abc", kl_forget=0.5, kl_retain=0.1, agreement_forget=0.4, agreement_retain=0.8,
+                      privacy_leakage=-0.01, privacy_error=0.02, commit="abc", kl_forget=0.5, kl_retain=0.1,
+                      agreement_forget=0.4, agreement_retain=0.8,
                       cpu_seconds=20.0, int8_forget_accuracy=-0.004, **area(0.11)),
                   row("slug", seed=seed, forget_accuracy=0.0, retain_accuracy=0.5, retrieval_stability=0.8, kl_forget=slug,
                       kl_retain=0.2, agreement_forget=0.3, agreement_retain=0.7, cpu_seconds=10.0)]  # fmt: skip

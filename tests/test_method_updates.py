@@ -375,6 +375,20 @@ def test_retraining_writes_the_recipes_weights():
     assert model_bytes(task.model) == before
 
 
+def test_the_recipe_of_retraining_may_stand_in_a_file(tmp_path):
+    task, file = SmallTask(), tmp_path / "recipe.py"
+    file.write_text("import copy\nimport torch\n\ndef train(task, seed):\n    model = copy.deepcopy(task.model)\n"
+                    "    torch.nn.init.constant_(model.first.weight, seed)\n    return model\n")  # fmt: skip
+    outcome = rf.unlearn(task, rf.RetrainConfig(recipe=str(file), seed=3), method="retrain")
+    assert (task.model.first.weight == 3).all() and outcome.edit.manifest.configuration["retrain"].get("recipe") is None
+    for text, message in (("x = 1", "no function train"), ("1 / 0", "ZeroDivisionError"), (None, "is no file")):
+        file.unlink(missing_ok=True)
+        if text:
+            file.write_text(text)
+        with pytest.raises(MethodError, match=message):
+            rf.unlearn(SmallTask(), rf.RetrainConfig(recipe=str(file)), method="retrain")
+
+
 def test_a_task_without_training_losses_is_refused():
     from toy import ToyTask
 

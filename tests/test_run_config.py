@@ -262,9 +262,15 @@ def test_a_method_can_be_overridden(write):
         ("method: {name: ssd, alpha: -3}", r"alpha: Input should be greater than 0"),
         ("method: {name: ssd, mask_share: 1}", r"mask_share: unknown option; the method ssd takes seed, include"),
         ("method: {alpha: 3}", r"RAZOR's settings stand in the section razor"),
-        ("method: retrain", r"method\.name: input should be"),
+        ("method: retrain", r"method: recipe is missing: a Python file with a function train"),
+        ("method: {name: ssd, recipe: train.py}", r"recipe: unknown option; the method ssd takes"),
         ("method: slug\nrazor: {alpha: 1}", r"razor\.alpha does nothing with the method slug"),
     ],
 )
 def test_a_method_that_cannot_be_is_refused(write, text, message):
     assert re.search(message, refused(write(SMALL + text + "\n")))
+
+
+def test_the_recipe_of_retraining_starts_at_the_file(write, tmp_path):
+    config = load_run_config(write(SMALL + "method: {name: retrain, recipe: train.py}\n"))
+    assert config.method_config().recipe == str(tmp_path / "train.py") and "recipe" not in config.method_config().model_dump()

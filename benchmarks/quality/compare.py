@@ -30,7 +30,7 @@ def main():
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--methods", nargs="+", help="default: all that fit")
     parser.add_argument(
-        "--stressed", nargs="+", default=list(STRESSED), help="which models are quantized, and fine-tuned to bring the concept back"
+        "--stressed", nargs="+", default=list(STRESSED), help="models to quantize, and to fine-tune on the concept"
     )
     parser.add_argument("--cache", type=Path, default=Path("runs/compare"))
     parser.add_argument("--out", type=Path, help="csv, one row a cell")

@@ -4,8 +4,12 @@ Edits made one after another stack (edit_stack.py). Taken back in the reverse or
 where later edits touched nothing of the one that goes, and else edit.revert refuses by name, before anything is changed.
 """
 
+import warnings
+from collections import Counter
 from dataclasses import dataclass, field
 
+from ..data.concepts import caption_matcher
+from ..data.extras import DataWarning
 from ..edit import Edit, stack
 from ..errors import BaseMismatchError, ConfigError, EditError
 from ..fingerprint import fingerprint
@@ -27,7 +31,8 @@ class Sequence:
     """edits: request -> its Edit, or None where nothing was changed. before: request -> test metrics of the unedited model.
 
     rechecks: in order. stacked: all edits as one, or None without any. stacked_is_model: whether the stack's hash is that of the
-    model the last edit left.
+    model the last edit left. taught_again: (later request, earlier one) -> how many retain samples of the later one show what
+    the earlier one forgot, where there are any.
     """
 
     edits: dict = field(default_factory=dict)
@@ -35,6 +40,7 @@ class Sequence:
     rechecks: list = field(default_factory=list)
     stacked: Edit | None = None
     stacked_is_model: bool | None = None
+    taught_again: dict = field(default_factory=dict)
 
     def history(self, request, metric):
         """The values of a request's metric: before anything, then after each request from its own on."""
@@ -45,14 +51,23 @@ def unlearn_in_sequence(tasks, unlearn):
     """Forget several things one after another, in place, and ask each earlier one again. Returns the Sequence.
 
     tasks: {name of the request: Task}, in order, all on one model and built before the first edit, so that what is to stay is
-    what it was. The retain data of a later one must not hold what an earlier one forgot, or it is learned again. unlearn: called
-    with a task; returns its Edit, with old values, or None (`lambda task: unlearn(task).edit`).
+    what it was. The retain data of a later one should not hold what an earlier one forgot, or it is learned again: a DataWarning
+    names both before anything is changed. unlearn: called with a task; returns its Edit, with old values, or None
+    (`lambda task: unlearn(task).edit`).
     Raises ConfigError when the tasks are not on one model; what `unlearn` raises leaves the edits before it in the model.
     """
     models = {id(task.model) for task in tasks.values()}
     if len(models) != 1:
         raise ConfigError(f"{len(tasks)} requests on {len(models)} models; requests in a row are made of one model")
-    found = Sequence(before={name: dict(task.evaluate("test")) for name, task in tasks.items()})
+    again = _taught_again(tasks)
+    for (later, earlier), count in again.items():
+        warnings.warn(
+            f"{count} retain samples of the request {later} show what {earlier} forgets before it ({tasks[earlier].concept}): "
+            f"keeping them teaches it again. Leave them out of {later}'s retain data",
+            DataWarning,
+            stacklevel=2,
+        )
+    found = Sequence(before={name: dict(task.evaluate("test")) for name, task in tasks.items()}, taught_again=again)
     model = next(iter(tasks.values())).model
     for name, task in tasks.items():
         found.edits[name] = unlearn(task)
@@ -62,6 +77,20 @@ def unlearn_in_sequence(tasks, unlearn):
     if made:
         found.stacked = stack(made)
         found.stacked_is_model = found.stacked.manifest.model.edited_sha256 == fingerprint(model).model
+    return found
+
+
+def _taught_again(tasks):
+    """{(later request, earlier one): how many of the later one's retain samples name the earlier one's concept}."""
+    found, names = {}, list(tasks)
+    for number, later in enumerate(names):
+        if not hasattr(tasks[later], "kept_texts"):
+            continue
+        texts = Counter(tasks[later].kept_texts())
+        for earlier in names[:number]:
+            shows = caption_matcher([tasks[earlier].concept])
+            if count := sum(times for text, times in texts.items() if shows(text.replace("_", " "))):
+                found[later, earlier] = count
     return found
 
 

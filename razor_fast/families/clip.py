@@ -177,6 +177,10 @@ class ClipTask:
         """See task.Audited: zero-shot cross-entropy on `count` forget.train images; clip_audit.py."""
         return relearning_losses(self, count, step, seed)
 
+    def kept_texts(self):
+        """See task.Audited."""
+        return [s.caption if s.label is None else s.label for s in self.parts.retain.train]
+
     @fixed
     def membership_features(self):
         """See task.Audited: zero-shot loss and alignment with the own caption; clip_audit.py."""

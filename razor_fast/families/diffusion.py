@@ -350,6 +350,10 @@ class DiffusionTask:
         """See task.Audited: prediction losses on `count` forget images."""
         return relearning_losses(self, count, step, seed)
 
+    def kept_texts(self):
+        """See task.Audited: the retain prompts."""
+        return [prompt.text for prompt in self.prompts.retain["train"]]
+
     def describe(self):
         return {
             "family": self.family,

@@ -56,6 +56,10 @@ class Audited(Protocol):
         """Micro-batch losses of one fine-tuning step on `count` of the `self.forget_samples` forget samples; `seed` decides
         which. Low when the concept is known."""
 
+    def kept_texts(self) -> list[str]:
+        """What each retain sample of train shows, in words: its label where it has one, else its caption, prompt or answer. Tells
+        whether a later request would teach again what an earlier one forgot."""
+
 
 @runtime_checkable
 class Trains(Protocol):

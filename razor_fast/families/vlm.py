@@ -301,6 +301,10 @@ class VlmTask:
         """See task.Audited: answer losses on `count` forget.train questions; the editable parts learn."""
         return relearning_losses(self, count, step, seed)
 
+    def kept_texts(self):
+        """See task.Audited: answers, since a question may name what is not there."""
+        return [question.answer for side in ("retain", "neutral") for question in self.parts[f"{side}.train"]]
+
     def describe(self):
         return {
             "family": self.family,

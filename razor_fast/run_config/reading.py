@@ -23,6 +23,7 @@ PATHS = {
     "classifier": ("checkpoint",),
     "evaluation": ("fid_weights", "clip_folder"),
     "task": ("keep_drawn",),
+    "method": ("recipe",),
 }
 PATHS_OR_NAMES = {"model": ("name", "pretrained")}
 LISTS_OR_FILES = {
@@ -148,7 +149,8 @@ def resolve_paths(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
         return values
 
     tree = section(tree, "run")
-    for name, kind in (("model", "model"), ("reference", "model"), ("evaluation", "evaluation"), ("task", "task")):
+    sections = {"model": "model", "reference": "model", "evaluation": "evaluation", "task": "task", "method": "method"}
+    for name, kind in sections.items():
         if name in tree:
             tree[name] = section(tree[name], kind)
     if isinstance(tree.get("classifiers"), dict):

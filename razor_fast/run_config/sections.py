@@ -39,7 +39,6 @@ __all__ = [
 ]
 
 PART_NAMES = ("train", "validation", "test")
-METHOD_NAMES = tuple(name for name in CONFIGS if name != "retrain")  # whose recipe is a function: it has no YAML
 
 
 def read_lines(value):
@@ -93,7 +92,7 @@ class MethodSection(Section):
 
     model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=())
 
-    name: Literal[METHOD_NAMES] = Field("razor", description="docs/methods.md has each with its settings")
+    name: Literal[tuple(CONFIGS)] = Field("razor", description="docs/methods.md has each with its settings")
 
     @model_validator(mode="before")
     @classmethod
@@ -105,8 +104,10 @@ class MethodSection(Section):
         if self.name == "razor":
             if self.model_extra:
                 raise ValueError(f"{next(iter(self.model_extra))}: RAZOR's settings stand in the section razor")
-        else:
-            self.settings()
+            return self
+        settings = self.settings()
+        if self.name == "retrain" and settings.recipe is None:
+            raise ValueError("recipe is missing: a Python file with a function train(task, seed)")
         return self
 
     def settings(self, **defaults):

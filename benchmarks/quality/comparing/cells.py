@@ -29,8 +29,8 @@ def methods_for(family):
 def run_request(data, folder, cache, concept, seed, subjects, *, stressed=STRESSED, tell=print):
     """Records of the subjects of a request, by subject; those that are not in `cache` are made, one after another.
 
-    subjects: names of YARDSTICKS and METHODS. stressed: those of them that are also quantized, and fine-tuned to bring the concept
-    back, or "all". A cell made with other settings is made again. Each record says which commit made it.
+    subjects: names of YARDSTICKS and METHODS. stressed: those of them that are also quantized, and fine-tuned to bring the
+    concept back, or "all". A cell made with other settings is made again. Each record says which commit made it.
     """
     records, task = {}, None
     for subject in subjects:

@@ -104,9 +104,9 @@ def _privacy(rows, ours="razor"):
         return []
     error, noise = sum(e**2 for e in errors) ** 0.5 / len(errors), mean(errors) * (2 / pi) ** 0.5
     return [
-        f"RAZOR's privacy gap is {mean(gaps):+.3f} with its sign, standard error {error:.3f} (of one request {min(errors):.3f} to "
-        f"{max(errors):.3f}, from the images drawn again). Without its sign it is {mean(map(abs, gaps)):.3f}, where a model that "
-        f"leaks exactly as the retrained one does would read {noise:.3f} by chance."
+        f"RAZOR's privacy gap is {mean(gaps):+.3f} with its sign, standard error {error:.3f} (of one request {min(errors):.3f} "
+        f"to {max(errors):.3f}, from the images drawn again). Without its sign it is {mean(map(abs, gaps)):.3f}, where a model "
+        f"that leaks exactly as the retrained one does would read {noise:.3f} by chance."
     ]
 
 
