@@ -47,8 +47,9 @@ def comparison_section(data, rows, figure=None):
     others = {c: n for c, n in (PLAIN | DISTANCES | COST).items() if any(row.get(c) is not None for row in rows)}
     lines += _table(rows, others, number)
     if data == "cifar10":
-        lines += ["", "The bars, on the mean over the requests:", "", *_bars(rows), "", *_stability(rows)]
-        lines += ["", *_privacy(rows), "", *nearest(rows)]
+        lines += ["", "The bars, on the mean over the requests:", "", *_bars(rows)]
+        for part in (_stability(rows), _privacy(rows), nearest(rows)):
+            lines += [""] * bool(part) + part
     made = sorted({row["commit"] for row in rows if row.get("commit")})
     return [*lines, "", f"Made at {_count(len(made), 'commit')}: {', '.join(made)}."] if made else lines
 
