@@ -5,8 +5,8 @@
 Each run is a process of its own, forked from this one once the CLIP demo's task is built, so that no kill falls on imports or
 training. An uninterrupted run gives the reference, and the time from its first written file to its end. Then each of `kills`
 runs is killed once, at a moment drawn evenly from that time, and resumed in the same folder until it ends. Beside the edit, the
-log must hold how each round ended, once. Exits with 1 when an edit or a log differs, or when more than half of the kills came
-too late to hit anything.
+log must hold how each round ended, once. Rows that --out holds of this commit and device count, so that the command may itself be
+stopped and go on. Exits with 1 when an edit or a log differs, or when more than half of the kills came too late to hit anything.
 """
 
 import argparse
@@ -77,15 +77,17 @@ def main() -> int:
     torch.set_num_threads(1)  # a process forked from one with a pool of threads would wait for them for ever
     task = demo_task(cache=given.cache)
     stamp = {"device": device_name(torch.device("cpu")), "torch": torch.__version__, "commit": commit()}
-    draw, base, rows = random.Random(given.seed), Path(tempfile.mkdtemp(prefix="razor-crash-")), []
+    rows = kept(given.out, stamp)[: given.kills] if given.out else []
+    draw, base = random.Random(given.seed), Path(tempfile.mkdtemp(prefix="razor-crash-"))
+    shares = [draw.random() for _ in range(given.kills)]  # of the whole run's length
     try:
         child = start(task, base / "whole")
         began = begun(base / "whole", child)
         finish(child)
         length = time.perf_counter() - began
         wanted = results(base / "whole")
-        for number in range(given.kills):
-            folder, moment = base / f"killed-{number}", draw.uniform(0, length)
+        for number in range(len(rows), given.kills):
+            folder, moment = base / f"killed-{number}", shares[number] * length
             child = start(task, folder)
             time.sleep(max(begun(folder, child) + moment - time.perf_counter(), 0))
             os.kill(child, signal.SIGKILL)
@@ -104,6 +106,15 @@ def main() -> int:
         shutil.rmtree(base)
     differ = sum(not (row["edit_same"] and row["log_same"]) for row in rows)
     return int(bool(differ) or sum(row["hit"] for row in rows) < given.kills / 2)
+
+
+def kept(path: Path, stamp: dict) -> list[dict]:
+    """Rows of an earlier call on the same tree and machine."""
+    if not path.exists():
+        return []
+    with open(path, newline="") as file:
+        rows = [row for row in csv.DictReader(file) if all(row[name] == value for name, value in stamp.items())]
+    return [{name: {"True": True, "False": False}.get(value, value) for name, value in row.items()} for row in rows]
 
 
 def save(path: Path, rows: list[dict]) -> None:
