@@ -140,7 +140,7 @@ def test_the_forget_loss_is_the_mean_over_samples(name):
 def test_the_retain_loss_groups_equal_captions(monkeypatch):
     seen = []
     monkeypatch.setattr(
-        "razor_fast.families.clip.losses.info_nce",
+        "razor_fast.families.clip_losses.losses.info_nce",
         lambda images, texts, scale, groups: (
             seen.append((texts.detach(), groups)) or info_nce(images, texts, scale, groups)
         ),

@@ -10,7 +10,7 @@ from functools import partial
 
 import torch
 
-from .. import losses
+from ..contents import content_numbers
 from ..data import materialise
 from ..data.concepts import caption_matcher, fold_label
 from ..errors import ConceptError, ConfigError, DataError
@@ -19,9 +19,10 @@ from ..evaluation.privacy import as_columns, membership_auc
 from ..prefix import PrefixCache
 from ..threads import fixed
 from .clip_audit import membership_features, relearning_losses
+from .clip_losses import joint_losses, side_losses
 from .clip_model import ClipAdapter
 from .clip_report import report_sections, take_snapshot
-from .clip_training import OBJECTIVES, class_logits, pair_loss, training_losses
+from .clip_training import OBJECTIVES, class_logits, training_losses
 
 __all__ = ["ClipTask"]
 
@@ -94,33 +95,40 @@ class ClipTask:
 
     @fixed
     def _freeze(self):
-        self._frozen_top, self._frozen_features = {}, {}
+        self._frozen_top = {}
         for part in ("validation", "test"):
             images, _ = self._features(f"retain.{part}", texts=False)
             self._frozen_top[part] = metrics.top_caption(images, self._encode_texts(("pool", part), self._pools[part][1]))
-        self._frozen_features["retain.train"] = self._features("retain.train")
+        self._frozen_features = {"retain.train": self._features("retain.train")}
+        self._frozen_numbers = {name: content_numbers(tower.parameters.values()) for name, tower in self.prefix.towers.items()}
 
     # -- what the loop asks for
 
     def losses(self, side, round_index, seed):
         """See Task.losses. forget: cosine embedding loss on forget pairs. retain: symmetric InfoNCE, equal captions
         counted as positives of each other. mismatch: drift of the batch's similarity logits from the frozen model."""
-        name = "forget.train" if side == "forget" else "retain.train"
-        batches = self.sets[name].batches(
-            min(self.batch_size, len(self.sets[name])), seed=seed + self.seed, epoch=round_index, shuffle=True
-        )
-        count = len(batches) if self.gradient_batches is None else min(self.gradient_batches, len(batches))
-        samples = min(count * batches.batch_size, len(self.sets[name]))
-        for _, batch in zip(range(count), batches):
-            if side != "mismatch":
-                loss = pair_loss(self, side, batch)
-            else:
-                images = self.adapter.encode_images(batch.images)
-                texts = self.adapter.encode_texts(batch.tokens, batch.attention_mask)
-                frozen_images, frozen_texts = (f[batch.indices.to(f.device)] for f in self._frozen_features[name])
-                scale = self.adapter.logit_scale().detach()
-                loss = losses.similarity_drift(scale * images @ texts.T, scale * frozen_images @ frozen_texts.T)
-            yield loss * (len(batch) / samples)  # the last batch may be smaller: each sample weighs the same
+        return side_losses(self, side, round_index, seed)
+
+    def joint_losses(self, weights, draw, seed):
+        """See gradients.weighted_losses: retain and mismatch share a forward pass."""
+        return joint_losses(self, weights, draw, seed)
+
+    def frozen_features(self, name):
+        """(images, texts), unit rows [N, E], of a train part, by the model as it was when the task was built."""
+        return self._frozen_features[name]
+
+    def still_features(self, tower, name, worth):
+        """Features [N, E] of a part by a tower ("image", "text") in which no weight takes a gradient; None for any other, and
+        where the frozen model's are not those and it is not worth it to make them.
+
+        Made in the part's own order and batches: which ones they are depends on nothing that was done before.
+        """
+        part = self.prefix.towers[tower]
+        if any(p.requires_grad for p in part.parameters.values()) or not part.stands():
+            return None
+        if name in self._frozen_features and content_numbers(part.parameters.values()) == self._frozen_numbers[tower]:
+            return self._frozen_features[name][tower == "text"]
+        return self._encoded(tower, name) if worth else None
 
     def training_losses(self, objective, epoch, seed):
         """See families.task.Trains; the losses stand in clip_training.py."""
@@ -338,13 +346,15 @@ class ClipTask:
         features = self.adapter.encode_texts(tokens.ids, tokens.mask) if gradients else self._encode_texts("prompts", tokens)
         return metrics.classifier_from_prompts(features, self._class_of_prompt.to(features.device), len(self.classes))
 
-    @torch.no_grad()
     def _features(self, name, *, texts=True):
-        adapter, batches = self.adapter, self.sets[name].batches(4 * self.batch_size)
-        images, captions = [], []
-        for number, batch in enumerate(batches):
-            key = name, number
-            images.append(self.prefix("image", key, partial(adapter.encode_images, batch.images)))
-            if texts:
-                captions.append(self.prefix("text", key, partial(adapter.encode_texts, batch.tokens, batch.attention_mask)))
-        return torch.cat(images), torch.cat(captions) if texts else None
+        return self._encoded("image", name), self._encoded("text", name) if texts else None
+
+    @torch.no_grad()
+    def _encoded(self, tower, name):
+        adapter, found = self.adapter, []
+        for number, batch in enumerate(self.sets[name].batches(4 * self.batch_size)):
+            run = partial(adapter.encode_images, batch.images)
+            if tower == "text":
+                run = partial(adapter.encode_texts, batch.tokens, batch.attention_mask)
+            found.append(self.prefix(tower, (name, number), run))
+        return torch.cat(found)

@@ -6,9 +6,9 @@ Pure functions of a ClipTask and its prepared sets; see families.task.Trains and
 import torch
 import torch.nn.functional as F
 
-from .. import losses
 from ..data.samples import permutation
 from ..errors import ConfigError, DataError
+from .clip_losses import loss_of
 
 __all__ = ["OBJECTIVES", "class_logits", "pair_loss", "text_cross_entropy", "training_losses"]
 
@@ -26,10 +26,7 @@ def pair_loss(task, side, batch):
     """The forget or the retain loss of a batch of pairs, as ClipTask.losses describes them."""
     images = task.adapter.encode_images(batch.images)
     texts = task.adapter.encode_texts(batch.tokens, batch.attention_mask)
-    if side == "forget":
-        return losses.cosine_embedding_loss(images, texts)
-    groups = torch.unique(batch.tokens, dim=0, return_inverse=True)[1].to(images.device)
-    return losses.info_nce(images, texts, task.adapter.logit_scale(), groups)
+    return loss_of(task, side, batch, images, texts)
 
 
 def training_losses(task, objective, epoch, seed):

@@ -5,7 +5,8 @@ from contextlib import contextmanager
 
 __all__ = ["Cost", "counted"]
 
-LOSSES = ("losses", "training_losses", "class_logits", "erasing_losses")  # what a Task hands out to be backpropagated
+#: what a Task hands out to be backpropagated
+LOSSES = ("losses", "joint_losses", "training_losses", "class_logits", "erasing_losses")
 
 
 class Cost:

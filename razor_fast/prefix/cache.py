@@ -22,8 +22,8 @@ class PrefixCache:
     """towers: dict name -> Tower. limit: bytes of activations kept, on the model's device; 0 keeps whole outputs only (features,
     a few kB a batch), None keeps nothing at all.
 
-    Works under torch.no_grad alone; with gradients on, passes run as if there were no cache. The first start in the middle of
-    each tower is held against the whole forward pass, bit for bit: a tower that differs is never cut again.
+    With gradients on, what comes before the first parameter that takes one may be kept. The first start in the middle of each
+    tower is held against the whole forward pass, bit for bit: a tower that differs is never cut again.
     """
 
     def __init__(self, towers, limit=256 * 2**20):
@@ -35,6 +35,8 @@ class PrefixCache:
         self.spared = 0  # passes that were not made at all
         self._outputs, self._cuts = {}, {}  # (tower, key) -> {numbers: output}; (tower, key, cut) -> (numbers, Recorded)
         self._wanted = {name: () for name in towers}
+        self._watched = False
+        self._passing = set()  # keys of _outputs and _cuts that are worth less than any other
         self._trusted = {}  # tower -> whether a start in the middle gave the same bits
 
     @property
@@ -45,6 +47,8 @@ class PrefixCache:
     def watch(self, moving=(), others=()):
         """Parameters that the next passes will differ in, and others that searches after them will move. Without any, no
         activations are recorded; what is kept stays."""
+        moving = list(moving)
+        self._watched = bool(moving)
         for name, tower in self.towers.items():
             depths = {tower.depth(p) for p in moving} - {None}
             first = min(depths, default=0)
@@ -53,27 +57,42 @@ class PrefixCache:
 
     def free(self):
         """Let go of all activations. Whole outputs stay."""
+        self.pass_on()
         self._cuts.clear()
 
-    def __call__(self, name, key, run):
-        """run(), or the same from what is kept. name: of a tower. key: of the batch; the same key must mean the same batch."""
+    def pass_on(self):
+        """Let go of what was kept of passing batches."""
+        for key in self._passing:
+            self._outputs.pop(key, None)
+            self._cuts.pop(key, None)
+        self._passing.clear()
+
+    def __call__(self, name, key, run, passing=False):
+        """run(), or the same from what is kept. name: of a tower. key: of the batch; the same key must mean the same batch.
+        passing: the batch will not come again after the next pass_on(); kept between watch() and that alone."""
         tower = self.towers.get(name)
-        if tower is None or self.limit is None or torch.is_grad_enabled() or not tower.stands():
+        if tower is None or self.limit is None or passing and not self._watched or not tower.stands():
             return run()
+        taking = {tower.depth(p) for p in tower.parameters.values() if p.requires_grad} if torch.is_grad_enabled() else ()
+        if taking:  # the output belongs to a graph; what comes before the first of them does not
+            return self._run(name, tower, key, run, min(taking), passing)
         now = content_numbers(tower.parameters.values())
+        if passing:
+            self._passing.add((name, key))
         kept = self._outputs.setdefault((name, key), {})
         if now in kept:
             self.spared += 1
         else:
-            kept[now] = self._run(name, tower, key, run)
+            kept[now] = self._run(name, tower, key, run, len(tower.blocks), passing)
             if len(kept) > OUTPUTS:
                 del kept[next(iter(kept))]
         return kept[now]
 
-    def _run(self, name, tower, key, run):
-        found, start = {}, self._deepest(name, tower, key)
+    def _run(self, name, tower, key, run, last, passing):
+        """The output, from the deepest cut that is at most `last`, up to which what is recorded takes no gradient."""
+        found, start = {}, self._deepest(name, tower, key, last)
         cut = 0 if start is None else start[0]
-        with tower.recording([d for d in self._wanted[name] if d > cut], found):
+        with tower.recording([d for d in self._wanted[name] if cut < d <= last], found):
             if start is None:
                 self.whole += 1
                 output = run()
@@ -87,26 +106,30 @@ class PrefixCache:
             output = whole
         if self._trusted.get(name, True):
             for depth, recorded in found.items():
-                self._keep((name, key, depth), content_numbers(tower.before(depth)), recorded)
+                self._keep((name, key, depth), content_numbers(tower.before(depth)), recorded, passing)
         else:
             self._cuts = {k: kept for k, kept in self._cuts.items() if k[0] != name}
         return output
 
-    def _deepest(self, name, tower, key):
-        """(cut, Recorded) of the deepest cut kept of a batch that is still good; None where there is none."""
-        for depth in sorted((k[2] for k in self._cuts if k[:2] == (name, key)), reverse=True):
+    def _deepest(self, name, tower, key, last):
+        """(cut, Recorded) of the deepest cut kept of a batch, at most `last`, that is still good; None where there is none."""
+        for depth in sorted((k[2] for k in self._cuts if k[:2] == (name, key) and k[2] <= last), reverse=True):
             numbers, recorded = self._cuts[name, key, depth]
             if numbers == content_numbers(tower.before(depth)):
                 return depth, recorded
             del self._cuts[name, key, depth]
         return None
 
-    def _keep(self, key, numbers, recorded):
-        room = self.limit - recorded.nbytes
-        for other in list(self._cuts):  # oldest first, but for those of the present search
+    def _keep(self, key, numbers, recorded, passing):
+        room, going = self.limit - recorded.nbytes, []
+        if not passing:  # passing batches go first; then the oldest, but for those of the present search
+            going = [k for k in self._cuts if k in self._passing]
+            going += [k for k in self._cuts if k not in self._passing and k[2] not in self._wanted[k[0]]]
+        for other in going:
             if self.nbytes <= room:
                 break
-            if other[2] not in self._wanted[other[0]]:
-                del self._cuts[other]
+            del self._cuts[other]
         if self.nbytes <= room:
             self._cuts[key] = (numbers, recorded)
+            if passing:
+                self._passing.add(key)

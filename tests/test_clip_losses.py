@@ -1,0 +1,138 @@
+"""What gradients for a step do not compute again: one pass for two losses, towers that stand still, what lies before the edit."""
+
+import pytest
+import torch
+from test_clip import clip_task
+
+from razor_fast.config import RazorConfig
+from razor_fast.cost import LoopCost
+from razor_fast.gradients import GradientSource
+from razor_fast.step import StepState
+from razor_fast.units import find_units
+from razor_fast.walk import Walk
+
+IMAGE = {"open_clip": "visual.transformer.resblocks.1.mlp.c_fc.weight", "hf clip": "vision_model.*layers.1.mlp.fc1.weight"}
+TEXT = {"open_clip": "transformer.resblocks.0.mlp.c_fc.weight", "hf clip": "text_model.*layers.0.mlp.fc1.weight"}
+CLIPS = list(IMAGE)
+
+
+def moved(task, pattern, by=0.05):
+    """A StepState on one layer, which has been moved a little: at the frozen weights g_m is zero."""
+    units = find_units(task.model, heads=False, include=(pattern,))
+    step = StepState(units)
+    generator = torch.Generator().manual_seed(0)
+    step.set_direction({n: torch.randn(p.shape, generator=generator) for n, p in units.parameters.items()}, None)
+    step.accept({units.names[0]: by})
+    return step
+
+
+def passes(task):
+    """Counts of forward passes of the two towers' last blocks, as a dict that grows."""
+    counts, adapter = {"image": 0, "text": 0}, task.adapter
+    for name, tower in adapter.towers().items():
+
+        def count(*_, name=name):
+            counts[name] += 1
+
+        tower.blocks[-1].register_forward_hook(count)
+    return counts
+
+
+@pytest.mark.parametrize("name", CLIPS)
+@pytest.mark.parametrize("where", [IMAGE, TEXT], ids=["image", "text"])
+def test_the_direction_is_the_weighted_sum_of_the_three_gradients(name, where):
+    task = clip_task(name)
+    step = moved(task, where[name])
+    config = RazorConfig(lambda_forget=2.0, rho=0.5, lambda_retain=3.0, lambda_mismatch=0.25)
+    source = GradientSource(task, config, step.units, LoopCost())
+    source.direct(step, 3)
+    wanted, (parameter,) = 0.0, step.units.parameters.values()
+    for side, weight in (("forget", -1.0), ("retain", 3.0), ("mismatch", 0.25)):
+        (gradient,) = torch.autograd.grad(sum(task.losses(side, 3, config.seed)), [parameter])
+        wanted = wanted + weight * gradient
+    got = step.gradients["forget"].reshape(wanted.shape)
+    torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5 * wanted.abs().max().item())
+    plain = {side: sum(loss.item() for loss in task.losses(side, 3, config.seed)) for side in source.losses}
+    assert source.losses == pytest.approx(plain, rel=1e-4) and plain["mismatch"] > 0
+
+
+def test_retain_and_mismatch_share_a_pass_and_the_other_tower_makes_none():
+    task = clip_task()
+    forget, retain = (-(-len(task.sets[f"{side}.train"]) // task.batch_size) for side in ("forget", "retain"))
+    step = moved(task, IMAGE["open_clip"])
+    source, counts = GradientSource(task, RazorConfig(), step.units, LoopCost()), passes(task)
+    source.direct(step, 1)
+    whole = -(-len(task.sets["forget.train"]) // (4 * task.batch_size))  # texts of forget samples, once for all draws
+    assert counts == {"image": forget + retain, "text": whole}
+    assert source.cost.forwards == source.cost.backwards == forget + retain
+    source.direct(step, 2)
+    assert counts == {"image": 2 * (forget + retain), "text": whole}
+
+
+@pytest.mark.parametrize("limit", [None, 0, 2**28])
+def test_features_of_a_tower_that_was_edited_before_are_made_anew(limit):
+    task = clip_task(cache_memory=limit)
+    moved(task, TEXT["open_clip"], by=0.5)
+    step = moved(task, IMAGE["open_clip"])
+    source = GradientSource(task, RazorConfig(), step.units, LoopCost())
+    source.direct(step, 1)
+    assert source.losses["retain"] == pytest.approx(sum(loss.item() for loss in task.losses("retain", 1, 0)), rel=1e-5)
+    other = clip_task(cache_memory=limit)
+    source = GradientSource(other, RazorConfig(), moved(other, IMAGE["open_clip"]).units, LoopCost())
+    source.direct(moved(other, IMAGE["open_clip"]), 1)
+    assert source.losses["retain"] != pytest.approx(sum(loss.item() for loss in task.losses("retain", 1, 0)), rel=1e-3)
+
+
+def test_a_draw_of_few_samples_leaves_the_rest_of_the_part_alone():
+    task = clip_task(batch_size=2, gradient_batches=1)
+    moved(task, TEXT["open_clip"], by=0.5)
+    step, counts = moved(task, IMAGE["open_clip"]), None
+    counts = passes(task)
+    GradientSource(task, RazorConfig(), step.units, LoopCost()).direct(step, 1)
+    assert counts == {"image": 2, "text": 2}  # 2 of 9 and 2 of 27 samples: no more than the draw's own are encoded
+
+
+def walked(limit, where, name="open_clip"):
+    """Directions of walks on several layers from one state, in the order given, and blocks run on the way."""
+    task = clip_task(name, cache_memory=limit)
+    units = find_units(task.model, heads=False, include=tuple(where))
+    config, runs = RazorConfig(inner_steps=3), []
+    for index, block in enumerate(task.adapter.towers()["image"].blocks):
+        block.mlp.register_forward_hook(lambda *_, index=index: runs.append(index))
+    source = GradientSource(task, config, units, LoopCost())
+    found, base = source.scores(0)[1], StepState(units)
+    runs.clear()
+    directions = {}
+    for unit in where:
+        walk = Walk(unit, units.subset([unit]), source, config, 0, found, carry=base)
+        task.prefix.watch(walk.step.units.parameters.values(), units.parameters.values())
+        walk.finish()
+        directions[unit] = walk.step.gradients["forget"]
+    return directions, runs, task
+
+
+@pytest.mark.parametrize("name", CLIPS)
+def test_walks_reuse_what_lies_before_their_layers_with_the_same_bits(name):
+    blocks = find_units(clip_task(name).model, heads=False, include=("*1.mlp.*.weight", "*0.mlp.*.weight")).names
+    image = [n for n in blocks if n.startswith("vis")]  # two layers of each block
+    for order in (image, image[::-1]):
+        plain, without, _ = walked(None, order, name)
+        kept, runs, task = walked(2**28, order, name)
+        assert all(torch.equal(plain[unit], kept[unit]) for unit in order)
+        assert task.prefix.started > 0 and all(task.prefix._trusted.values())
+        assert runs.count(0) < without.count(0)  # blocks before an edited one run once a batch, not once a walk
+        assert task.prefix.nbytes > 0
+        task.prefix.pass_on()
+        assert task.prefix.nbytes == 0
+
+
+def test_passing_batches_make_room_for_those_that_come_again():
+    task = walked(2**28, [IMAGE["open_clip"]])[2]
+    assert task.prefix.nbytes > 0
+    task.prefix.limit = task.prefix.nbytes
+    before = set(task.prefix._cuts)
+    with torch.no_grad():
+        task.evaluate("validation")
+        task.model.visual.proj.add_(0.01)  # so that the towers run again
+        task.evaluate("validation")
+    assert set(task.prefix._cuts) - before and task.prefix.nbytes <= task.prefix.limit
