@@ -10,8 +10,9 @@ __all__ = ["LoopCost"]
 @dataclass
 class LoopCost:
     """forwards, backwards: micro-batches that went through the model for gradients, there and back. evaluations: passes over the
-    validation part, probes among them. scored_bytes: parameters and gradients read by scoring. seconds: by what they went into
-    ("first evaluation", "gradients", "evaluation", "scoring"); what a run spent besides is the loop's own."""
+    validation part, probes among them. scored_bytes: parameters and gradients read by scoring. seconds: by what they went into:
+    "first evaluation", "evaluation" and "gradients" are passes through the model; "scoring", "saving" (state and log) and "loop"
+    are what the loop spends besides; "listeners" is what those took who hear of events (progress, callbacks)."""
 
     forwards: int = 0
     backwards: int = 0
@@ -29,8 +30,17 @@ class LoopCost:
         finally:
             self.seconds[what] = self.seconds.get(what, 0.0) + time.perf_counter() - began
 
-    def report(self, total):
-        """As a dict, with `shares` of `total` seconds by what they went into; "loop" is what is left."""
-        spent = {what: self.seconds[what] for what in sorted(self.seconds)}
-        spent["loop"] = max(total - sum(spent.values()), 0.0)
-        return asdict(self) | {"shares": {what: s / total if total > 0 else 0.0 for what, s in spent.items()}}
+    @contextmanager
+    def rest(self, what):
+        """Context: what of its time is not timed inside is added to `what`."""
+        began, timed = time.perf_counter(), sum(self.seconds.values())
+        try:
+            yield
+        finally:
+            own = time.perf_counter() - began - (sum(self.seconds.values()) - timed)
+            self.seconds[what] = self.seconds.get(what, 0.0) + max(own, 0.0)
+
+    def report(self):
+        """As a dict, with `shares` of all the time by what it went into."""
+        total = sum(self.seconds.values())
+        return asdict(self) | {"shares": {what: s / total if total > 0 else 0.0 for what, s in sorted(self.seconds.items())}}

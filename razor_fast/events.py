@@ -72,11 +72,13 @@ class Probed(Event):
 
 @dataclass(frozen=True)
 class StepAccepted(Event):
-    """`steps`: unit -> ||step||/||theta|| as asked; `happened`: the same as measured on the rounded weights."""
+    """`steps`: unit -> ||step||/||theta|| as asked; `happened`: the same of all steps so far, as measured on the rounded weights;
+    `arrived`: how much of the way asked for so far is in the rounded weights, along that way (StepState.arrived)."""
 
     steps: dict
     happened: dict
     metrics: dict
+    arrived: dict = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

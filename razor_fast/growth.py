@@ -52,6 +52,7 @@ class LoopState:
     round: int = 0
     chosen: list = field(default_factory=list)
     fruitless: list = field(default_factory=list)  # units whose best step was nil: not added again
+    resting: list = field(default_factory=list)  # edited units whose best step of the last round was nil: not tried in the next
     edited: list = field(default_factory=list)  # units that an accepted step moved
     unhelpful: int = 0  # rounds in a row that did not help
     before: dict = field(default_factory=dict)
@@ -86,9 +87,12 @@ def unlearn_events(task, config=None, *, units=None, run=None):
     loop = _Loop(task, config, units, run)
     with closing(loop.events()) as events:
         for event in events:
+            cost = loop.state.cost  # a resumed run's own, once it was restored
             if run is not None:
-                run.log(event)
-            yield event
+                with cost.timed("saving"):
+                    run.log(event)
+            with cost.timed("listeners"):
+                yield event
     return loop.state
 
 
@@ -133,12 +137,13 @@ class _Loop:
             return
         while (ending := self.ending()) is None:
             began, earlier = time.perf_counter(), s.metrics
-            yield RoundStarted(s.round, list(s.chosen))
-            new = yield from self.score_and_choose()
-            if not s.chosen:
+            with s.cost.rest("loop"):
+                yield RoundStarted(s.round, list(s.chosen))
+                new = yield from self.score_and_choose()
+                stepped = (yield from self.step(new)) if s.chosen else None
+            if stepped is None:
                 ending = self.no_unit()
                 break
-            stepped = yield from self.step(new)
             helped = judge.better(s.metrics, earlier)
             s.unhelpful = 0 if helped else s.unhelpful + 1
             seconds = self.units.wrapping.broadcast(time.perf_counter() - began)
@@ -147,7 +152,8 @@ class _Loop:
             s.ended = [as_record(event) for event in ended]
             s.round += 1
             if self.run is not None:
-                self.run.save(s)  # before anybody hears of the step: a callback that raises leaves the run whole
+                with s.cost.timed("saving"):
+                    self.run.save(s)  # before anybody hears of the step: a callback that raises leaves the run whole
             yield from ended
         yield self.ended(*ending)
 
@@ -187,8 +193,7 @@ class _Loop:
             self.task.prefix.watch()
             self.task.prefix.free()
         totals = {"rounds": s.round, "probes": s.cost.probes, "seconds": s.seconds}
-        cost = s.cost.report(s.seconds + s.cost.seconds.get("first evaluation", 0.0))
-        return RunEnded(s.round, outcome, message, s.before, s.metrics, list(s.edited), totals, cost)
+        return RunEnded(s.round, outcome, message, s.before, s.metrics, list(s.edited), totals, s.cost.report())
 
     @property
     def rounding_seed(self):
@@ -260,11 +265,13 @@ class _Loop:
         """
         s = self.state
         walks, best = self.walks(), None
+        s.resting = []
         self.source.clear()
         self.found = None
         ranked = self.config.trials == "promising" and len(walks) > 1
         if ranked:
             for walk in walks:
+                self.watch(walk)
                 walk.go_on(LOOK)
             promises = self.units.wrapping.broadcast([walk.promise for walk in walks])
             walks = [walk for _, walk in sorted(zip(promises, walks), key=lambda pair: -pair[0])]  # equals stay in order
@@ -276,31 +283,38 @@ class _Loop:
                 self.judge.met(best.metrics) or walk.promise < WORTH * best.walk.promise
             ):
                 break
+            self.watch(walk)
             walk.finish()
             yield Walked(s.round, walk.label, list(walk.forget), walk.promise)
             trial = yield from self.search(walk)
             if trial is None:
                 s.fruitless += [n for n in walk.members if n in new]
+                s.resting += [n for n in walk.members if n not in new]
             elif best is None or self.judge.prefers(trial.metrics, best.metrics):
                 best = trial
+        if getattr(self.task, "prefix", None) is not None:
+            self.task.prefix.pass_on()  # the next round draws other batches
         tried = list(s.chosen)
         if best is not None:
             best.walk.step.accept(dict.fromkeys(best.walk.members, best.scale))
             s.step.take_over(best.walk.step)
             s.metrics = best.metrics
             s.edited += [n for n in best.walk.members if n not in s.edited]
-        happened = s.step.happened()
         keep = [n for n in s.chosen if n in s.edited or n not in s.fruitless]
         if keep != s.chosen:
             self.choose(keep)
         if best is None:
             return StepRejected(s.round, tried, "no step size forgot more within the tolerances")
-        return StepAccepted(s.round, best.shares, {n: happened[n] for n in best.walk.members}, best.metrics)
+        moved = best.walk.step
+        return StepAccepted(s.round, best.shares, moved.happened(), best.metrics, moved.arrived())
 
     def walks(self):
         """A Walk for each group of K, from the gradients of this round's scores."""
         s = self.state
-        groups = [(n, [n]) for n in s.chosen] if self.config.step == "per_unit" else [("joint", list(s.chosen))]
+        if self.config.step == "per_unit":
+            groups = [(n, [n]) for n in s.chosen if n not in s.resting] or [(n, [n]) for n in s.chosen]
+        else:
+            groups = [("joint", list(s.chosen))]
         return [
             Walk(
                 label,
@@ -330,9 +344,7 @@ class _Loop:
             start=(judge.spent(s.metrics), judge.signal(s.metrics)),
             shortest=not config.overshoot,
         )
-        seen, cache = {}, getattr(self.task, "prefix", None)
-        if cache is not None:
-            cache.watch(step.units.parameters.values(), s.step.units.parameters.values())
+        seen = {}
         while any(shares.values()) and (scale := search.propose()) is not None:
             found = seen[scale] = self.probe(step, dict.fromkeys(walk.members, scale))
             # A step so long that the metrics overflow is one that must not be taken, not the end of the run.
@@ -347,6 +359,11 @@ class _Loop:
         if best is None or not judge.better(seen[best], s.metrics):
             return None
         return Trial(walk, best, {n: best * share for n, share in shares.items()}, seen[best])
+
+    def watch(self, walk):
+        """Tell the task's prefix cache, where it has one, which parameters move next, and which may after them."""
+        if getattr(self.task, "prefix", None) is not None:
+            self.task.prefix.watch(walk.step.units.parameters.values(), self.state.step.units.parameters.values())
 
     def probe(self, step, eta):
         """Metrics on validation with a step taken, and undone again."""

@@ -20,6 +20,8 @@ from . import events
 
 __all__ = ["RunProgress", "number"]
 
+ROUNDED = 0.02  # what rounding may take of a step, as a share of it, before it is told
+
 
 def number(value) -> str:
     """A metric for a reader: four digits after the point, "-" for none."""
@@ -126,7 +128,8 @@ class RunProgress:
     def _StepAccepted(self, event: events.StepAccepted):
         self.now, self.tried = event.metrics, {}
         moved = ", ".join(f"{name} by {share:.2%}" for name, share in event.happened.items())
-        self._say(f"  step    {moved}")
+        lost = ", ".join(f"{share:.0%} of it in {name}" for name, share in event.arrived.items() if abs(share - 1) > ROUNDED)
+        self._say(f"  step    {moved}" + (f" (after rounding to the weights' dtype, {lost})" if lost else ""))
 
     def _StepRejected(self, event: events.StepRejected):
         self.tried = {}

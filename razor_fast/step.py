@@ -143,12 +143,15 @@ class StepState:
         return found
 
     def _norms(self, flat):
-        squares = [
-            sum(flat[a:b].double().square().sum().item() for a, b in pieces if (a, b) not in self._elsewhere)
+        return {name: square**0.5 for name, square in self._products(flat, flat).items()}
+
+    def _products(self, x, y):
+        """dict unit name -> inner product of two flat buffers over its elements, in fp64."""
+        found = [
+            sum((x[a:b].double() * y[a:b].double()).sum().item() for a, b in pieces if (a, b) not in self._elsewhere)
             for pieces in self._ranges.values()
         ]
-        total = self.units.layout.sum(torch.tensor(squares, dtype=torch.float64))
-        return {name: square**0.5 for name, square in zip(self._ranges, total.tolist())}
+        return dict(zip(self._ranges, self.units.layout.sum(torch.tensor(found, dtype=torch.float64)).tolist()))
 
     def apply(self, eta):
         """Write theta = round(base - eta_u * direction). eta: dict unit name -> step size; units left out, or of size 0,
@@ -223,6 +226,17 @@ class StepState:
         now = ops.segment_gather(self.tensors, self.plan, self.base.dtype)
         moved, before = self._norms(now - self.original), self._norms(self.original)
         return {name: moved[name] / before[name] if before[name] else 0.0 for name in moved}
+
+    def arrived(self):
+        """dict unit name -> <what the model holds - original, base - original> / ||base - original||^2: how much of the way that
+        was accepted so far is in the model, along that way. 1 where weights are not rounded, or nothing was asked for.
+
+        The norm of what happened cannot tell this: rounding swallows one part and adds another at right angles to the way.
+        """
+        wanted = self.base - self.original
+        now = ops.segment_gather(self.tensors, self.plan, self.base.dtype) - self.original
+        there, whole = self._products(now, wanted), self._products(wanted, wanted)
+        return {name: there[name] / whole[name] if whole[name] else 1.0 for name in whole}
 
     def _update(self, tensors, tiles, eta, rounding_seed):
         unknown = [name for name in eta if name not in self._ranges]

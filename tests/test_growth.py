@@ -2,6 +2,7 @@
 
 import gc
 import math
+import time
 from dataclasses import fields
 
 import pytest
@@ -9,11 +10,13 @@ import torch
 from toy import ToyModel, ToyTask, model_bytes
 
 from razor_fast import events as ev
+from razor_fast import growth
 from razor_fast.config import RazorConfig
 from razor_fast.cost import LoopCost
 from razor_fast.errors import ConfigError, FrozenParameterError, ModelError, NonFiniteError
 from razor_fast.gradients import GradientSource
 from razor_fast.growth import unlearn_events
+from razor_fast.run_directory import RunDirectory, read_log
 from razor_fast.selection import select
 from razor_fast.step import StepState
 from razor_fast.units import find_units
@@ -148,8 +151,21 @@ def test_the_cost_is_told():
     cost, probes = found[-1].cost, len(of(ev.Probed, found))
     assert cost["probes"] == probes and cost["evaluations"] == probes + 1 == task.evaluations
     assert cost["forwards"] == cost["backwards"] > 0 and cost["scored_bytes"] >= 6 * 3 * 4 * 16 * 6
-    assert sum(cost["shares"].values()) == pytest.approx(1, abs=0.1) and "loop" in cost["shares"]
-    assert set(cost["seconds"]) == {"first evaluation", "evaluation", "gradients", "scoring"}
+    assert sum(cost["shares"].values()) == pytest.approx(1)
+    assert set(cost["seconds"]) == {"first evaluation", "evaluation", "gradients", "scoring", "loop", "listeners"}
+
+
+def test_what_listeners_and_saving_take_is_not_the_loops(tmp_path):
+    task, run_directory = mixed(), RunDirectory(tmp_path / "run", {})
+    found = []
+    for event in unlearn_events(task, RazorConfig(**SHORT), run=run_directory):
+        found.append(event)
+        time.sleep(0.02)
+    cost, slept = event.cost["seconds"], 0.02 * (len(found) - 1)
+    assert cost["listeners"] > 0.9 * slept and cost["saving"] > 0
+    assert [r["event"] for r in read_log(tmp_path / "run" / "log.jsonl")] == names(found)
+    assert event.totals["seconds"] > cost["loop"] + cost["gradients"] + cost["evaluation"]
+    assert cost["loop"] < 0.5 * slept
 
 
 def test_one_backward_of_the_weighted_loss_is_the_sum_of_three():
@@ -251,6 +267,23 @@ def test_a_unit_that_helped_nothing_leaves_and_is_not_tried_again():
     assert not {n for e in of(ev.UnitsChosen, found)[1:] for n in e.names} & set(first)
 
 
+@pytest.mark.parametrize("options, rounds", [(dict(initial_units=2), {0, 1, 2, 4, 5}),
+                                             (dict(initial_units=1, grow=False, max_rounds=3), {0, 1, 2})])  # fmt: skip
+def test_an_edited_unit_whose_step_was_nil_rests_for_a_round(monkeypatch, options, rounds):
+    """It is left out of the next round, unless there is nothing else to try, and is tried again in the one after."""
+    tried, plain = [], growth._Loop.search
+
+    def search(loop, walk):
+        trial = yield from plain(loop, walk)
+        tried.append((walk.label, loop.state.round))
+        return None if tried[-1] == ("blocks.2.weight", 2 if options.get("grow", True) else 1) else trial
+
+    monkeypatch.setattr(growth._Loop, "search", search)
+    found = run(mixed(), **(LONG | options), trials="all")
+    assert "blocks.2.weight" in of(ev.StepAccepted, found)[0].steps
+    assert {number for name, number in tried if name == "blocks.2.weight"} == rounds
+
+
 def test_per_unit_probes_each_unit_and_moves_the_best_one():
     found = run(mixed(), **(LONG | dict(initial_units=3, max_rounds=1)), trials="all")
     chosen = of(ev.UnitsChosen, found)[0].names
@@ -338,6 +371,18 @@ def test_the_step_that_happened_is_the_one_probed():
     probe = next(p for p in of(ev.Probed, found) if p.metrics == accepted.metrics)
     assert accepted.steps["blocks.2.weight"] == pytest.approx(probe.step, rel=1e-12)
     assert accepted.happened["blocks.2.weight"] == pytest.approx(probe.step, rel=1e-5)
+    assert accepted.arrived == pytest.approx({"blocks.2.weight": 1.0}, rel=1e-5)
+
+
+def test_how_much_of_a_step_rounding_left_is_told():
+    for rounding in ("nearest", "stochastic"):
+        task = mixed(torch.bfloat16)
+        start = task.weights().detach().clone()
+        (accepted,) = of(ev.StepAccepted, run(task, **SHORT, rounding=rounding))
+        assert accepted.arrived.keys() == accepted.happened.keys() == {"blocks.2.weight"}
+        assert accepted.arrived["blocks.2.weight"] == pytest.approx(1, abs=0.1) and accepted.arrived["blocks.2.weight"] != 1
+        moved = (task.weights().detach() - start)[2].norm() / start[2].norm()
+        assert accepted.happened["blocks.2.weight"] == pytest.approx(moved.item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("options", [{}, {"step": "joint"}, {"initial_units": 3}, {"initial_units": 5}], ids=str)

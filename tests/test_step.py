@@ -208,8 +208,22 @@ def test_steps_too_small_for_bf16_happen_all_the_same():
     assert state.happened()["weight"] == pytest.approx(1e-2, rel=0.02)
     along = -(moved * direction.double()).sum() / direction.double().norm() / original.norm()
     assert along.item() == pytest.approx(1e-2, rel=0.02)
+    assert state.arrived()["weight"] == pytest.approx(along.item() / 1e-2, rel=1e-3)
     state.restore()
     assert torch.equal(model.weight.detach().double(), original) and state.happened() == {"weight": 0.0}
+
+
+@pytest.mark.parametrize("seed, least, most", [(None, 0.0, 0.6), (3, 0.98, 1.02)])
+def test_one_step_of_a_thousandth_arrives_in_bf16_where_rounding_is_stochastic(seed, least, most):
+    """To nearest, more than half of it is swallowed. The norm of what happened cannot tell: it is 0.7 and 2 times the step's."""
+    torch.manual_seed(0)
+    model = nn.Linear(512, 512, bias=False, dtype=BF16)
+    state, norm = StepState(find_units(model), rounding_seed=seed), model.weight.double().norm().item()
+    assert state.arrived() == {"weight": 1.0}
+    direction = torch.randn(512, 512)
+    state.set_direction(None, {"weight": direction})
+    state.accept({"weight": 1e-3 * norm / direction.norm().item()})
+    assert least <= state.arrived()["weight"] <= most and state.happened()["weight"] > 0.7e-3
 
 
 @pytest.mark.parametrize("seed", [None, 3])
