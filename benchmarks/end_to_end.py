@@ -7,7 +7,8 @@ have (where captions repeat, the text tower weighs less, and a probe spares less
 gradients of the forget and the retain loss on the same micro-batches, score every layer (ours: heads too), and then search how
 far the layer may move until the alignment of retained pairs has changed by a given amount: the habit by ten probes of doubling
 and bisection, ours by StepSearch. Then both take the same step, 1 % of the layer's norm, and the sums of the edited weights are
-compared. Time: one run of each after the other on as many threads as RAZOR_FAST_THREADS says (1), after a pass that warms up.
+compared. Time: one run of each after the other, after a pass that warms up, on one thread, in CPU seconds of the process (those
+of the clock where nothing else runs).
 Memory: each way in a process of its own, by how much the resident set's peak grew over model and data; ours with gradient
 checkpointing and lockstep scores.
 """
@@ -52,11 +53,11 @@ BARS = {("time", "last-third"): (">=", 4.0), ("time", "first-blocks"): (">=", 2.
         ("memory", "first-blocks"): (">=", 5.0), ("probe", "last"): ("<=", 0.08), ("probe", "middle"): ("<=", 0.30)}  # fmt: skip
 
 
-def make_task(name: str, **options) -> ClipTask:
+def make_task(name: str, dtype: torch.dtype = torch.float32, **options) -> ClipTask:
     import open_clip
 
     torch.manual_seed(0)
-    model = open_clip.create_model(name, pretrained=None)
+    model = open_clip.create_model(name, pretrained=None).to(dtype)
     size = model.visual.image_size[0]
     generator = torch.Generator().manual_seed(1)
 
@@ -83,9 +84,9 @@ class Clock:
 
     @contextmanager
     def __call__(self, what):
-        began = time.perf_counter()
+        began = time.process_time()
         yield
-        self.seconds[what] += time.perf_counter() - began
+        self.seconds[what] += time.process_time() - began
 
 
 def harm(before, found, tolerance):
@@ -134,7 +135,8 @@ def our_way(task: ClipTask, name: str, tolerance: float, mode: str = "buffers") 
         del found
     else:
         with clock("gradients and scores"), fixed_threads(task.model):
-            score(task.model, units, lambda: task.losses("forget", 0, 0), lambda: task.losses("retain", 0, 0), mode=mode)
+            score(task.model, units, lambda: task.losses("forget", 0, 0), lambda: task.losses("retain", 0, 0), mode=mode,
+                  micro_batches="together")
         with clock("direction"):
             source = GradientSource(task, config.model_copy(update={"lambda_mismatch": 0.0}), units.subset([name]), LoopCost())
             source.direct(step, 0)
@@ -208,11 +210,11 @@ def time_probe(name: str, place: str, repeats: int) -> list[dict]:
     for number in range(repeats + 2):  # the first fills, the second is checked against a whole pass
         for times, kept in ((probes, limit), (full, None)):
             task.prefix.limit = kept
-            began = time.perf_counter()
+            began = time.process_time()
             step.apply({edited: 1e-3 * (number + 1)})
             task.evaluate("validation")
             step.undo()
-            times.append(time.perf_counter() - began)
+            times.append(time.process_time() - began)
     ratios = sorted(p / f for p, f in zip(probes[2:], full[2:]))
     spread = {"evaluation": round(median(full[2:]), 4), "least": round(ratios[0], 4), "greatest": round(ratios[-1], 4)}
     return [{"part": "probe", "model": name, "place": place, "way": "razor_fast", "value": round(median(probes[2:]), 4),

@@ -1,0 +1,113 @@
+"""The loop itself on a CLIP of ViT-B-32 size: what it spends besides passes through the model, and what bf16 leaves of a step.
+
+    python -m benchmarks.whole_loop [--model ViT-B-32] [--part overhead|bf16] [--rounds 2] [--out benchmarks/results]
+
+Random weights and the data of end_to_end.py. Overhead: a run of so many rounds with the default settings, into a folder that is
+removed after, on one thread; what is neither a gradient nor an evaluation counts, the saving of state and log too. Its share of
+the whole, in seconds of the clock. bf16: steps of a thousandth of the weights' norm along -g_f + g_r of bf16 weights, on layers
+and heads of both towers, rounded to nearest or stochastically: how much of the step is in the rounded weights, along the step
+(StepState.arrived, which the loop reports with each accepted step), and the length of what happened by the step's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from statistics import mean
+
+import torch
+
+from benchmarks.end_to_end import make_task, save
+from benchmarks.run import results_file
+from benchmarks.timing import commit, device_name
+from razor_fast.config import RazorConfig
+from razor_fast.cost import LoopCost
+from razor_fast.events import RunEnded
+from razor_fast.gradients import GradientSource
+from razor_fast.methods import unlearn
+from razor_fast.step import StepState
+from razor_fast.units import find_units
+
+PASSES = ("first evaluation", "evaluation", "gradients")
+SHARE = 1e-3  # of the weights' norm
+# way -> (rounding seed, steps of SHARE one after another)
+WAYS = {"stochastic, one step": (0, 1), "nearest, one step": (None, 1), "nearest, ten steps": (None, 10)}
+OVERHEAD, APART = 0.02, 0.02  # at most; the second of the first of WAYS
+
+
+def overhead(name: str, rounds: int) -> list[dict]:
+    torch.set_num_threads(1)
+    task, ended = make_task(name), []
+    config = RazorConfig(max_rounds=rounds, extra_rounds=0, patience=rounds, forget_target=-1.0, retain_tolerance=0.2)
+    with tempfile.TemporaryDirectory() as folder:
+        unlearn(task, config, run_directory=Path(folder) / "run",
+                on_event=lambda event: ended.append(event) if isinstance(event, RunEnded) else None)  # fmt: skip
+    cost = ended[0].cost
+    share = 1 - sum(cost["shares"].get(what, 0.0) for what in PASSES)
+    told = {k: round(v, 5) for k, v in cost["shares"].items()} | {"backwards": cost["backwards"]}
+    return [{"part": "overhead", "model": name, "place": "", "way": "razor_fast", "value": round(share, 5), "unit": "share",
+             "probes": cost["probes"], "breakdown": json.dumps(told)}]  # fmt: skip
+
+
+def units_moved(model) -> list[str]:
+    """A layer and a head of the second and the last block of each tower."""
+    towers = {"visual.transformer": model.visual.transformer, "transformer": model.transformer}
+    return [f"{name}.resblocks.{block}.{rest}" for name, tower in towers.items() for block in (1, len(tower.resblocks) - 1)
+            for rest in ("mlp.c_fc.weight", "attn.head.0")]  # fmt: skip
+
+
+def rounded(name: str) -> list[dict]:
+    torch.set_num_threads(1)
+    task = make_task(name, dtype=torch.bfloat16)
+    units, config = find_units(task.model), RazorConfig()
+    source = GradientSource(task, config, units, LoopCost())
+    found, rows = source.scores(0)[1], []
+    for way, (seed, steps) in WAYS.items():
+        ratios, lengths = {}, {}
+        for unit in units_moved(task.model):
+            step = StepState(units.subset([unit]), rounding_seed=seed)
+            for _ in range(steps):
+                source.set_direction(step, found)
+                theta, length = (norms[unit] for norms in step.unit_norms())
+                step.accept({unit: SHARE * theta / length})
+                step = StepState(step.units, rounding_seed=seed, carry=step)
+            ratios[unit], lengths[unit] = step.arrived()[unit], step.happened()[unit] / (steps * SHARE)
+            step.restore()
+        spread = {"arrived, least": min(ratios.values()), "greatest": max(ratios.values()), "length": mean(lengths.values())}
+        rows.append({"part": "bf16", "model": name, "place": "", "way": way, "value": round(mean(ratios.values()), 4),
+                     "unit": "of the step", "breakdown": json.dumps({k: round(v, 4) for k, v in spread.items()})})  # fmt: skip
+    return rows
+
+
+def held(row: dict) -> bool:
+    """Whether a row holds its bar; True where it has none."""
+    if row["part"] == "overhead":
+        return row["value"] <= OVERHEAD
+    spread = json.loads(row["breakdown"])
+    apart = max(abs(spread["arrived, least"] - 1), abs(spread["greatest"] - 1))
+    return row["way"] != next(iter(WAYS)) or apart <= APART
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="ViT-B-32", help="open_clip's name")
+    parser.add_argument("--part", action="append", choices=("overhead", "bf16"))
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--out", type=Path, help="folder; rows replace those of the same part and model")
+    given = parser.parse_args(argv)
+    rows = []
+    for part in given.part or ("bf16", "overhead"):
+        rows += rounded(given.model) if part == "bf16" else overhead(given.model, given.rounds)
+    for row in rows:
+        print(json.dumps(row), "held" if held(row) else "MISSED", flush=True)
+    stamp = {"device": device_name(torch.device("cpu")), "torch": torch.__version__, "commit": commit()}
+    if given.out:
+        save(results_file(given.out, stamp["device"]).parent / "loop" / "whole_loop.csv", [{**row, **stamp} for row in rows])
+    return int(not all(held(row) for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
