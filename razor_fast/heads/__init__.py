@@ -3,7 +3,7 @@
 A map recognises a module by the qualified name of the class that defines its `forward`, so nothing is imported that the
 caller has not imported, and a subclass that computes attention its own way is not mistaken for its parent. It returns
 pieces: rectangles of the module's own parameters in the matrix view [dim 0, the rest]. Names, filters, towers and tied
-weights are the business of units.py.
+weights are the business of units/.
 
 What belongs to a head: its rows of the query, key and value projections with their biases, and its *columns* of the
 output projection. The output bias is added once for all heads and belongs to none, as do norms that all heads share.

@@ -12,7 +12,7 @@ from torch import nn
 
 
 class HeadMapError(ValueError):
-    """A module of a known class does not have the layout its map expects. Caught in units.py, which reports it."""
+    """A module of a known class does not have the layout its map expects. Caught in units/, which reports it."""
 
 
 class Piece(NamedTuple):

@@ -1,0 +1,46 @@
+"""Which parameters can be edited at all, and why the others cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from ..distributed import is_sharded, local_tensor
+from ..errors import ModelError
+
+EDITABLE_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def unusable(parameter: nn.Parameter, skip_frozen: bool) -> str | None:
+    if isinstance(parameter, nn.parameter.UninitializedParameter):
+        return "not initialised (lazy module): run one forward first"
+    kind = type(parameter.data)
+    if kind is not torch.Tensor and not is_sharded(parameter):
+        return f"a {kind.__name__} (quantised or fake): edit the full, plain parameter"
+    if parameter.layout is not torch.strided:
+        return f"layout {str(parameter.layout).removeprefix('torch.')} cannot be edited: make it dense"
+    if parameter.dtype not in EDITABLE_DTYPES:
+        return f"dtype {str(parameter.dtype).removeprefix('torch.')} cannot be edited: load it in a floating dtype"
+    if parameter.numel() == 0:
+        return "empty"
+    if skip_frozen and not parameter.requires_grad:
+        return "frozen (requires_grad=False)"
+    return None
+
+
+def check_memory(parameters: Mapping[str, nn.Parameter]) -> None:
+    """Two Parameters on one piece of memory have two gradients, each half the truth, and would be edited twice."""
+    at: dict[tuple[torch.device, int], str] = {}
+    for name, parameter in parameters.items():
+        local = local_tensor(parameter)
+        place = (parameter.device, local.data_ptr())
+        if not local.numel():
+            continue  # of a parameter with fewer rows than ranks
+        if place in at:
+            raise ModelError(
+                f"parameters {at[place]!r} and {name!r} share their memory but are two Parameter objects; tie them by "
+                "assigning one Parameter to both modules, or exclude both"
+            )
+        at[place] = name
