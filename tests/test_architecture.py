@@ -14,7 +14,7 @@ DEPTHS = {
     "fingerprint": 4, "heads": 4, "units": 5, "losses": 1, "data": 5, "evaluation": 5, "config": 2, "events": 2, "judge": 3,
     "method_config": 3, "precision": 0,
     "search": 2, "threads": 2, "scoring": 5, "selection": 6, "recording": 6, "recorder": 7, "step": 6, "memory": 1,
-    "edit_file": 6, "edit": 7, "edit_stack": 8, "edit_summary": 8, "merge": 8, "run_directory": 7,
+    "edit": 7, "merge": 8, "run_directory": 7,
     "report": 7, "families": 8, "growth": 9, "tuning": 10, "methods": 10, "progress": 10, "run_config": 9, "run_schema": 10,
     "contents": 1, "cost": 1, "gradients": 8, "prefix": 2, "walk": 7,  # of the loop
     "audit": 10, "run_request": 2,
@@ -22,7 +22,7 @@ DEPTHS = {
     "__init__": 13, "__main__": 13,
 }  # fmt: skip
 # reached only inside a function, to break a circle or to load late
-LATE = {("edit", "edit_stack"), ("edit", "edit_summary"), ("run_config", "run_schema")}
+LATE = {("run_config", "run_schema")}
 
 
 def room_of(path):

@@ -17,9 +17,10 @@ import pytest
 import torch
 from torch import nn
 
-from razor_fast import atomic, edit_file
-from razor_fast import edit as edit_module
-from razor_fast.edit import Edit, load_edit, read_slices, render, stack
+import razor_fast
+from razor_fast import atomic
+from razor_fast.edit import Edit, format, load_edit, read_slices, render, stack, writing
+from razor_fast.edit.manifest import find_overlap
 from razor_fast.errors import BaseMismatchError, EditError, ModelError, NonFiniteError, PlanError, RunDirectoryError
 from razor_fast.fingerprint import canonical_json, fingerprint, hash_tensor
 from razor_fast.matrix import as_bytes, matrix_shape, read_slice, write_slice
@@ -222,7 +223,7 @@ def test_file_bytes_do_not_depend_on_the_process(tmp_path, made):
         "import sys; from razor_fast.edit import load_edit; load_edit(sys.argv[1]).save(sys.argv[2]);"
         "print(load_edit(sys.argv[2]).sha256)"
     )
-    root = str(Path(edit_module.__file__).parent.parent)
+    root = str(Path(razor_fast.__file__).parent.parent)
     printed = subprocess.run(
         [sys.executable, "-c", program, str(tmp_path / "e.safetensors"), str(tmp_path / "f.safetensors")],
         env={**os.environ, "PYTHONPATH": root, "PYTHONHASHSEED": "7"},
@@ -425,7 +426,7 @@ def test_a_failure_midway_restores_everything(made, monkeypatch):
                 raise failure
             write_slice(tensor, where, values)
 
-        monkeypatch.setattr(edit_module, "write_slice", broken)
+        monkeypatch.setattr(writing, "write_slice", broken)
         before = state(model)
         with pytest.raises(raised):
             edit.apply(model)
@@ -563,7 +564,7 @@ def test_an_interrupted_write_leaves_nothing_behind(tmp_path, made, monkeypatch,
 
     with monkeypatch.context() as patch:
         if where == "write":
-            patch.setattr(edit_file, "as_bytes", fail_second(as_bytes))
+            patch.setattr(format, "as_bytes", fail_second(as_bytes))
         elif where == "sync":
             patch.setattr(atomic.os, "fsync", fail_second(os.fsync))
         else:
@@ -574,7 +575,7 @@ def test_an_interrupted_write_leaves_nothing_behind(tmp_path, made, monkeypatch,
     path.write_text("mine")
     calls = itertools.count()
     with monkeypatch.context() as patch:
-        patch.setattr(edit_file, "as_bytes", fail_second(as_bytes))
+        patch.setattr(format, "as_bytes", fail_second(as_bytes))
         with pytest.raises(type(failure)):
             edit.save(path, overwrite=True)
     assert [file.name for file in tmp_path.iterdir()] == [path.name] and path.read_text() == "mine"
@@ -604,7 +605,7 @@ def rewrite(path, edit, new=None, **changes):
     content = json.loads(edit.manifest.text()) | changes
     tensors = {record.key: value for record, value in zip(edit.manifest.slices, edit.new, strict=True)}
     path.unlink(missing_ok=True)
-    edit_file.write_file(path, canonical_json(content), tensors | (new or {}))
+    format.write_file(path, canonical_json(content), tensors | (new or {}))
     return path
 
 
@@ -705,7 +706,7 @@ def test_a_stack_is_what_applying_in_order_leaves(tmp_path, seed, values_from):
         stacked = stack(edits)
     assert stacked.manifest.model.sha256 == fingerprint(Small()).model
     assert stacked.manifest.model.edited_sha256 == fingerprint(model).model
-    assert edit_file.find_overlap(stacked.manifest.slices) is None
+    assert find_overlap(stacked.manifest.slices) is None
     assert stacked.manifest.parents == tuple(edit.sha256 for edit in edits)
     stacked.save(tmp_path / "s.safetensors", undo=True)
     stacked = load_edit(tmp_path / "s.safetensors", undo=True)

@@ -3,7 +3,7 @@
 import time
 from contextlib import contextmanager, nullcontext
 
-from ..edit_file import library_versions
+from ..edit.manifest import library_versions
 from ..errors import BaseMismatchError
 from ..evaluation.names import aliases_of
 from ..fingerprint import fingerprint

@@ -1,6 +1,6 @@
 """Several requests in a row on one model: each earlier one asked again after each new one, and all of them taken back.
 
-Edits made one after another stack (edit_stack.py). Taken back in the reverse order they always fit; in another order they do
+Edits made one after another stack (edit/stacking.py). Taken back in the reverse order they always fit; in another order they do
 where later edits touched nothing of the one that goes, and else edit.revert refuses by name, before anything is changed.
 """
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from ..edit import Edit, load_edit, stack
-from ..edit_file import undo_path
+from ..edit.format import undo_path
 from ..errors import BaseMismatchError, EditError, RunDirectoryError
 from ..merge import export_tensors, merge_checkpoint, what_it_holds
 from .console import say, stderr, stdout
@@ -28,7 +28,7 @@ def run_inspect(path: Path, undo: Path | None, checkpoint: Path | None, *, as_js
         asked = {} if checkpoint is None else {"checkpoint": {"holds": held, "reason": reason}}
         print(json.dumps(edit.summary() | asked, indent=1))
         return
-    from ..edit_summary import render
+    from ..edit import render
 
     stdout().print(render(edit))
     if checkpoint is not None:

@@ -60,7 +60,7 @@ def run_evaluate(
     with phase("loading libraries"):
         from ..audit import audit_edit
         from ..edit import load_edit
-        from ..edit_file import undo_path
+        from ..edit.format import undo_path
         from ..report import save_audit
         from ..report.svg import matplotlib
     matplotlib()  # an audit takes minutes: what its page lacks is said first

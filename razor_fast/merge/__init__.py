@@ -3,7 +3,7 @@
 What comes out has the form of what went in, with the edited slices replaced and every other tensor byte for byte the
 same. safetensors files are copied and patched in place, so a shard of any size costs no memory; torch files are loaded
 with weights_only=True and saved again. Everything is checked first, and the destination appears whole or not at all.
-Calls edit, edit_file, matrix and atomic; builds no model.
+Calls edit, matrix and atomic; builds no model.
 
 files.py: reading and patching a file. placing.py: where slices stand in files. folder.py, pipeline.py: what a folder
 holds and what is done with each file.

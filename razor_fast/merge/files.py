@@ -16,7 +16,7 @@ import safetensors
 import torch
 from torch import Tensor
 
-from ..edit_file import DTYPES, SliceRecord
+from ..edit.manifest import DTYPES, SliceRecord
 from ..errors import EditError
 from ..fingerprint import dtype_name, plain_tensor_problem
 from ..matrix import as_bytes, matrix_shape, read_slice, same_bits, write_slice

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 from torch import Tensor
 
 from ..edit import Edit
-from ..edit_file import SliceRecord
+from ..edit.manifest import SliceRecord
 from ..errors import BaseMismatchError
 from ..fingerprint import hash_tensor
 from .files import Place, SafetensorsFile, TorchFile

@@ -1,13 +1,14 @@
-"""What an edit holds, as plain data and as a table for the terminal. Called by edit.summary and edit.render."""
+"""What an edit holds, as plain data and as a table for the terminal. Called by Edit.summary and the command line."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from .edit import Edit
+if TYPE_CHECKING:
+    from .edit import Edit
 
 
 def summarize(edit: Edit) -> dict[str, Any]:

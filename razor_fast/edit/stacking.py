@@ -3,7 +3,7 @@
 The rule: the stack of e1, e2, ... is what applying e1, then e2, ... would leave. Where a later edit touches what an
 earlier one changed, it must have been made on the earlier one's values; two edits made independently on the same base
 combine when their slices are disjoint, and are refused by name when they are not. The slices of the result are
-disjoint: rectangles are cut at each other's borders. Called by edit.stack only.
+disjoint: rectangles are cut at each other's borders.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .distributed import read_slice
-from .edit import Edit, _check_form, _fingerprint_with, _missing
-from .edit_file import Manifest, ModelRecord, SliceRecord, UnitRecord, library_versions
-from .errors import BaseMismatchError, EditError, ModelError
-from .fingerprint import combine, hash_state, hash_tensor, parallel, state_tensors
+from ..distributed import read_slice
+from ..errors import BaseMismatchError, EditError, ModelError
+from ..fingerprint import combine, hash_state, hash_tensor, parallel, state_tensors
+from .capture import fingerprint_with
+from .checks import check_form, missing
+from .edit import Edit
+from .manifest import Manifest, ModelRecord, SliceRecord, UnitRecord, library_versions
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,7 @@ class _Piece:
         )
 
 
-def stack_edits(edits: Sequence[Edit], model: nn.Module | None = None) -> Edit:
+def stack(edits: Sequence[Edit], model: nn.Module | None = None) -> Edit:
     """The edits, in the order they are to be applied, as one.
 
     model: holds the base values of the stack; only read. It is needed when slices overlap partly and the edits come
@@ -173,21 +175,21 @@ def _lay(edits: Sequence[Edit], tensors: dict[str, Tensor] | None):
                 raise BaseMismatchError(
                     f"edit {number} sees {name} with another shape or dtype than an edit before it."
                 )
-            old = _base_values(tensors, record, None if edit.old is None else edit.old[index])
+            old = base_values(tensors, record, None if edit.old is None else edit.old[index])
             pieces = canvas.setdefault(name, [])
             canvas[name] = _lay_slice(pieces, record, edit.new[index], old, frozenset(units[index]), number, tensors)
     return canvas, forms, tied
 
 
-def _base_values(tensors: dict[str, Tensor] | None, record: SliceRecord, old: Tensor | None) -> Tensor | None:
+def base_values(tensors: dict[str, Tensor] | None, record: SliceRecord, old: Tensor | None) -> Tensor | None:
     if tensors is None:
         return old
     tensor = tensors.get(record.parameter)
     if not isinstance(tensor, nn.Parameter):
-        raise BaseMismatchError(_missing(record.parameter, tensors))
+        raise BaseMismatchError(missing(record.parameter, tensors))
     if tensor.is_meta:
         raise ModelError(f"{record.parameter} is on the meta device and has no values: load the weights first.")
-    _check_form(record, tensor)
+    check_form(record, tensor)
     return read_slice(tensor, record)
 
 
@@ -268,7 +270,7 @@ def _model(
         base = combine(tensors, hashes)
         if base.architecture != first.architecture_sha256:
             raise BaseMismatchError("the model has another architecture than the edits.")
-        edited = _fingerprint_with(tensors, hashes, records, list(new))
+        edited = fingerprint_with(tensors, hashes, records, list(new))
         return first.model_copy(update={"sha256": base.model, "edited_sha256": edited.model})
     models = [edit.manifest.model for edit in edits]
     chained = all(later.sha256 == earlier.edited_sha256 for earlier, later in zip(models, models[1:]))

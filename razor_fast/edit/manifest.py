@@ -1,30 +1,25 @@
-"""The edit file and the undo file: what stands in them, how they are written and how they are checked when read.
+"""What stands in an edit file besides the values: records, validated by pydantic, and what must hold between them.
 
-Both are safetensors files. The bytes are a function of the edit alone: no times, paths or host names, JSON with sorted
-keys, tensors in a fixed order. docs/edit-files.md describes the format for other tools. Calls razor_fast.matrix,
-razor_fast.fingerprint and the errors.
+No times, paths or host names: the manifest is a function of the edit alone. docs/edit-files.md describes it for other
+tools.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import platform
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import safetensors
 import torch
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, ValidationError
-from torch import Tensor
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
-from .errors import EditError
-from .fingerprint import canonical_json, dtype_name, hash_tensor, hash_text, parallel
-from .matrix import as_bytes, matrix_shape, slice_label
+from ..errors import EditError
+from ..fingerprint import canonical_json
+from ..matrix import matrix_shape, slice_label
 
 EDIT_FORMAT, UNDO_FORMAT, FORMAT_VERSION = "razor_fast.edit", "razor_fast.undo", 1
-MANIFEST_KEY, HASH_KEY = "razor_fast.manifest", "razor_fast.sha256"
 # torch's name of a dtype -> its name in a safetensors header
 DTYPES = {
     "float64": "F64",
@@ -202,111 +197,3 @@ def check_manifest(manifest: Manifest) -> None:
     unclaimed = set(range(len(manifest.slices))) - {index for unit in manifest.units for index in unit.slices}
     if unclaimed:
         raise EditError(f"{manifest.slices[min(unclaimed)].key} belongs to no unit.")
-
-
-def write_file(path: Path, text: str, tensors: Mapping[str, Tensor]) -> None:
-    """Writes a safetensors file whose bytes depend on `text` and `tensors` only.
-
-    The safetensors package leaves the order of metadata keys to chance in some versions, so the header is written here.
-    """
-    order = sorted(tensors, key=lambda key: (-tensors[key].element_size(), key))  # keeps every tensor aligned
-    header: dict[str, Any] = {"__metadata__": {HASH_KEY: hash_text(text), MANIFEST_KEY: text}}
-    offset = 0
-    for key in order:
-        tensor = tensors[key]
-        end = offset + tensor.numel() * tensor.element_size()
-        header[key] = {
-            "dtype": DTYPES[dtype_name(tensor.dtype)],
-            "shape": list(tensor.shape),
-            "data_offsets": [offset, end],
-        }
-        offset = end
-    encoded = json.dumps(header, separators=(",", ":"), ensure_ascii=True).encode("ascii")
-    encoded += b" " * (-len(encoded) % 8)
-    with open(path, "xb") as file:
-        file.write(len(encoded).to_bytes(8, "little"))
-        file.write(encoded)
-        for key in order:
-            file.write(as_bytes(tensors[key]).numpy())
-
-
-def read_file(path: str | os.PathLike, expected_format: str) -> tuple[str, dict[str, Tensor]]:
-    """The manifest text and the tensors of a file of write_file. Raises EditError naming what is wrong with it."""
-    path = Path(path)
-    if not path.is_file():
-        raise EditError(f"{path} is {'a folder' if path.is_dir() else 'not there'}; an edit file was expected.")
-    try:
-        with safetensors.safe_open(path, "pt", device="cpu") as file:
-            metadata = file.metadata() or {}
-            text, stated = metadata.get(MANIFEST_KEY), metadata.get(HASH_KEY)
-            if text is None or stated is None:
-                raise EditError(f"{path} is a safetensors file without a razor_fast manifest: not an edit file.")
-            # clone: some versions of safetensors map the file, and a later change of it would change the edit
-            tensors = {key: file.get_tensor(key).clone() for key in file.keys()}
-    except (safetensors.SafetensorError, UnicodeDecodeError) as error:
-        raise EditError(f"{path} is truncated, corrupted or no safetensors file ({error}).") from error
-    except (OSError, RuntimeError, ValueError, AttributeError, TypeError) as error:
-        if isinstance(error, EditError):
-            raise
-        raise EditError(f"{path} cannot be read ({error}).") from error
-    try:
-        actual = hash_text(text)
-    except UnicodeEncodeError:
-        actual = None
-    if actual != stated:
-        raise EditError(f"{path}: the manifest does not match its sha256; the file is corrupted or was changed.")
-    try:
-        content = json.loads(text)
-        found, version = content.get("format"), content.get("format_version")
-    except (ValueError, AttributeError) as error:
-        raise EditError(f"{path}: the manifest is no JSON object ({error}).") from error
-    if found != expected_format:
-        raise EditError(f"{path} has format {found!r}; expected {expected_format!r}.")
-    if version != FORMAT_VERSION:
-        raise EditError(
-            f"{path} has format version {version!r}; this razor_fast reads version {FORMAT_VERSION}. Update razor_fast."
-        )
-    return text, tensors
-
-
-def parse_manifest(path: str | os.PathLike, text: str, kind: type[Manifest] | type[UndoManifest]):
-    """The validated manifest. Raises EditError naming the field that is wrong."""
-    try:
-        manifest = kind.model_validate_json(text)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"])) or "the manifest"
-        raise EditError(f"{path}: {field}: {first['msg']}.") from error
-    try:
-        canonical = manifest.text() == text
-    except ValueError:  # NaN and infinity, which JSON does not know
-        canonical = False
-    if not canonical:
-        raise EditError(f"{path}: the manifest is not in its canonical form (sorted keys, no spaces, all fields).")
-    return manifest
-
-
-def check_tensors(path: str | os.PathLike, tensors: Mapping[str, Tensor], records: Sequence[SliceRecord], field: str):
-    """The tensors of `records` in order, each checked against the record's shape, dtype and hash `field`."""
-    keys = {record.key for record in records}
-    for missing in sorted(keys - tensors.keys()):
-        raise EditError(f"{path}: the values of {missing} are missing.")
-    for extra in sorted(tensors.keys() - keys):
-        raise EditError(f"{path}: holds {extra}, which its manifest does not name.")
-    ordered = tuple(tensors[record.key] for record in records)
-    for record, tensor in zip(records, ordered):
-        if tuple(tensor.shape) != (record.rows, record.columns) or dtype_name(tensor.dtype) != record.dtype:
-            raise EditError(
-                f"{path}: {record.key} is {dtype_name(tensor.dtype)} {list(tensor.shape)}; its manifest says "
-                f"{record.dtype} {[record.rows, record.columns]}."
-            )
-    for record, actual in zip(records, parallel(hash_tensor, ordered)):
-        if actual != getattr(record, field):
-            raise EditError(f"{path}: the values of {record.key} do not match their sha256; the file is corrupted.")
-    return ordered
-
-
-def undo_path(path: str | os.PathLike) -> Path:
-    """'seven.safetensors' -> 'seven.undo.safetensors'."""
-    path = Path(path)
-    return path.with_name(f"{path.name.removesuffix('.safetensors')}.undo.safetensors")
