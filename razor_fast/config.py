@@ -77,7 +77,12 @@ class RazorConfig(MethodConfig):
     lambda_mismatch: float = Field(1.0, ge=0)
 
     score_mode: Literal["buffers", "stream", "lockstep", "auto"] = Field(
-        "buffers", description="gradients of the model held while scoring: two, one, none, or what takes least (docs/memory.md)"
+        "auto", description="gradients of the model held while scoring: two, one, none, or what takes least (docs/memory.md)"
+    )
+    score_micro_batches: Literal["accumulate", "together", "separate"] = Field(
+        "accumulate",
+        description="of score_mode lockstep, and several micro-batches: sum their gradients; hold all their graphs; or "
+        "extrapolate from each pair, which is an approximation (docs/memory.md)",
     )
     inner_steps: int = Field(8, ge=1, description="gradient steps that form a round's direction; the paper's is 1")
     inner_share: float = Field(0.02, gt=0, description="length of an inner step, as a share of the norm of what moves")
@@ -107,6 +112,15 @@ class RazorConfig(MethodConfig):
     def _all_together(self):
         if self.selection == "all" and (self.heads or self.step != "joint"):
             raise ValueError("selection 'all' takes every layer in one step: give heads: false and step: joint with it")
+        return self
+
+    @model_validator(mode="after")
+    def _of_lockstep(self):
+        if self.score_micro_batches != "accumulate" and self.score_mode != "lockstep":
+            raise ValueError(
+                f"score_micro_batches {self.score_micro_batches!r} is of score_mode lockstep, not {self.score_mode!r}: 'auto' "
+                "chooses between the exact ways itself, and the other modes accumulate"
+            )
         return self
 
     @classmethod

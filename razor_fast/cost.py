@@ -11,8 +11,9 @@ __all__ = ["LoopCost"]
 class LoopCost:
     """forwards, backwards: micro-batches that went through the model for gradients, there and back. evaluations: passes over the
     validation part, probes among them. scored_bytes: parameters and gradients read by scoring. seconds: by what they went into:
-    "first evaluation", "evaluation" and "gradients" are passes through the model; "scoring", "saving" (state and log) and "loop"
-    are what the loop spends besides; "listeners" is what those took who hear of events (progress, callbacks)."""
+    "first evaluation", "evaluation" and "gradients" are passes through the model; "estimate" (of what scores will take),
+    "scoring", "saving" (state and log) and "loop" are what the loop spends besides; "listeners" is what those took who hear of
+    events (progress, callbacks)."""
 
     forwards: int = 0
     backwards: int = 0

@@ -11,7 +11,7 @@ import torch
 
 from .errors import NoGradientError
 from .recorder import ScoreRecorder, backward_all, score
-from .recording.choosing import choose
+from .recording.choosing import Choice, choose
 from .recording.directions import Directions
 from .threads import fixed_threads
 
@@ -23,15 +23,20 @@ SIDES = ("forget", "retain", "mismatch")
 class GradientSource:
     """The gradients of one run. task: families.Task; config: RazorConfig; units: all to choose from; cost: LoopCost to add to.
 
-    losses: loss values of the last call, by side.
+    losses: loss values of the last call, by side. memory: recording.report.MemoryReport of the last scores.
     """
 
     def __init__(self, task, config, units, cost):
         self.task, self.config, self.cost = task, config, cost
         self.recorder = ScoreRecorder(task.model, units, freeze_others=True)
-        self.losses = {}
-        self.way = None  # (mode, micro_batches) of the scores, settled before the first
-        self.directions = None  # formed with the last scores, where these kept no gradients
+        self.losses, self.memory = {}, None
+        self.choice = None  # how scores are taken, settled before the first
+        self.directions = None  # of the last scores, where these kept no gradients
+
+    @property
+    def _alone(self):
+        """Whether one process holds the model: shares of a gradient form no direction on the way."""
+        return self.recorder.units.wrapping.group is None
 
     @property
     def weights(self):
@@ -39,81 +44,120 @@ class GradientSource:
         c = self.config
         return {"forget": -c.lambda_forget * c.rho, "retain": c.lambda_retain, "mismatch": c.lambda_mismatch}
 
-    def scores(self, round_index):
+    def scores(self, round_index, chosen=(), rule=None):
         """(ScoreTable, {side: gradients}) at the present weights. In round 0 the mismatch gradient is zero and left out.
 
-        In a mode that keeps no gradients there is None in their place: `begin` then takes directions that were formed on the
-        way, or gradients of the few units that move.
+        In a mode that keeps no gradients there is None in their place, and directions are formed on the way: of the units
+        `chosen` so far, and of those that `rule` will choose (arguments of selection.select, or None) where it can be told as
+        the scores come. `prepare` completes them.
         """
         self.draw, self.directions = round_index * self.config.inner_steps, None
-        if self.way is None:
-            self.way = self._settle()
-        if self.way[0] != "buffers":
-            return self._consumed(round_index), None
+        if self.choice is None:
+            self.choice = self._settle()
+        if self.choice.mode != "buffers":
+            return self._consumed(chosen, rule or {}), None
         recorder = self.recorder
         recorder.clear()
-        found = self._sides(recorder, SIDES if round_index else SIDES[:2], round_index * self.config.inner_steps)
+        found = self._sides(recorder, SIDES if round_index else SIDES[:2], self.draw)
         with self.cost.timed("scoring"):
             table = recorder.scores(alpha=self.config.alpha, eps=self.config.eps)
+        self.memory = recorder.memory_report(**self.choice._asdict())
         read = [p for p in recorder.units.parameters.values()]
         read += [g for side in ("forget", "retain") for g in found[side].values() if g is not None]
         self.cost.scored_bytes += sum(t.numel() * t.element_size() for t in read)
         return table, found
 
     def _settle(self):
-        if self.config.score_mode != "auto":
-            return self.config.score_mode, "accumulate"
-        with fixed_threads(self.task.model):
-            losses = (partial(self.task.losses, side, self.draw, self.config.seed) for side in SIDES[:2])
-            return choose(self.task.model, self.recorder.units, *losses)[:2]
+        """By the losses of round 0 in any case: a run that goes on after a crash settles as it did before."""
+        c = self.config
+        if c.score_mode != "auto":
+            return Choice(c.score_mode, c.score_micro_batches)
+        losses = (partial(self.task.losses, side, 0, c.seed) for side in SIDES[:2])
+        with self.cost.timed("estimate"), fixed_threads(self.task.model):
+            return choose(self.task.model, self.recorder.units, *losses)
 
-    def _consumed(self, round_index):
-        """Scores of a pass that keeps no gradients; in round 0, where K is the best by score, with their directions."""
-        c, (mode, micro_batches) = self.config, self.way
-        alone = self.recorder.units.wrapping.group is None  # shares of a gradient form no direction on the way
-        if alone and not round_index and c.initial_units is not None and c.selection == "score":
-            weights = self.weights
+    def _consumed(self, chosen, rule):
+        """Scores of a pass that keeps no gradients."""
+        c = self.config
+        if self.choice.micro_batches != "separate" and self._alone:
+            told = {name: rule.get(name) for name in ("count", "threshold", "maximum")} if rule.get("by") == "score" else {}
+            if told.get("count") is not None or told.get("threshold") == "auto":
+                told = {"count": told["count"]}  # the automatic threshold is known when all scores are
             self.directions = Directions(
-                self.recorder.units, forget=weights["forget"], retain=weights["retain"], count=c.initial_units, alpha=c.alpha,
-                eps=c.eps,
+                self.recorder.units, forget=self.weights["forget"], retain=self.weights["retain"], always=chosen,
+                without=rule.get("without", ()), alpha=c.alpha, eps=c.eps, **told,
             )  # fmt: skip
         with self.cost.timed("gradients"), fixed_threads(self.task.model):
             table = score(
                 self.task.model, self.recorder.units, lambda: self._counted(self.task.losses("forget", self.draw, c.seed)),
-                lambda: self._counted(self.task.losses("retain", self.draw, c.seed)), mode=mode, alpha=c.alpha, eps=c.eps,
-                micro_batches=micro_batches, directions=self.directions,
+                lambda: self._counted(self.task.losses("retain", self.draw, c.seed)), mode=self.choice, alpha=c.alpha, eps=c.eps,
+                directions=self.directions,
             )  # fmt: skip
-        self.losses = dict(table.memory_report().losses)
+        self.memory = table.memory_report()
+        self.losses = dict(self.memory.losses)
         return table
 
+    def prepare(self, units, round_index):
+        """Complete the directions of `units`, all that moves this round, where the scores kept no gradients. Where they were
+        formed with the scores, the mismatch gradient is what is left; else all three are taken. One pass for all of them, with
+        everything else frozen, so that it stops at the earliest of them."""
+        if self.choice.mode == "buffers" or not self._alone:
+            return
+        if self.directions is None:
+            self.directions = Directions(self.recorder.units)
+        directions, losses = self.directions, self.losses
+        sides = SIDES if round_index else SIDES[:2]
+        if all(unit.name in directions.found for unit in units):
+            sides = sides[2:]
+        else:
+            directions.start()
+        wanted = {side: self.weights[side] for side in sides if self.weights[side]}
+        if wanted and _narrow(units):
+            recorder = ScoreRecorder(self.task.model, units, freeze_others=True)
+            for side, gradients in self._sides(recorder, wanted, self.draw, partial=True).items():
+                directions.add(gradients, wanted[side], units)
+        elif wanted and (gradients := self._weighted(units, wanted, self.draw)) is not None:
+            directions.add(gradients, 1.0, units)
+        for unit in units:  # those that no side reaches, or whose terms all have no weight
+            if unit.name not in directions.found:
+                directions.add(dict.fromkeys(units.parameters), 0.0, [unit])
+        self.losses = losses
+
     def begin(self, step, found):
-        """Set the first direction of a StepState: from the gradients of the last scores(), where it kept any."""
+        """Set the first direction of a StepState: from the gradients of the last scores(), or the directions in their place; on
+        several ranks, from gradients of its units alone."""
         if found is not None:
             return self.set_direction(step, found)
-        if self.directions is not None and all(unit.name in self.directions.found for unit in step.units):
+        if self.directions is not None:
             return step.set_flat(self.directions.found)
         losses = self.losses
         self.direct(step, self.draw)
         self.losses = losses
 
     def clear(self):
-        """Free the gradients of the last scores()."""
+        """Free the gradients, or directions, of the last scores()."""
         self.recorder.clear()
+        self.directions = None
 
     def direct(self, step, draw):
         """Set the direction of a StepState from the gradients of its units at the present weights, in batches `draw`."""
-        recorder = ScoreRecorder(self.task.model, step.units, freeze_others=True)
         wanted = {side: weight for side, weight in self.weights.items() if weight}
-        if any(p.dtype in (torch.bfloat16, torch.float16) for p in step.units.parameters.values()):
+        if _narrow(step.units):
+            recorder = ScoreRecorder(self.task.model, step.units, freeze_others=True)
             return self.set_direction(step, self._sides(recorder, wanted, draw, partial=True))
+        step.set_combined(self._weighted(step.units, wanted, draw))
+
+    def _weighted(self, units, wanted, draw):
+        """Gradients of the weighted sum of some sides: {parameter name: tensor or None}; None where no side reaches `units`."""
+        recorder = ScoreRecorder(self.task.model, units, freeze_others=True)
         self.losses = dict.fromkeys(wanted, 0.0)
         try:
             with self.cost.timed("gradients"), recorder.forget(), fixed_threads(self.task.model):
                 for parts, loss in weighted_losses(self.task, wanted, draw, self.config.seed):
-                    self._backward(parts, loss, step.units.wrapping.group is None)
+                    self._backward(parts, loss, units.wrapping.group is None)
         except NoGradientError:
-            return step.set_combined(None)
-        step.set_combined(recorder.gradients("forget"))
+            return None
+        return recorder.gradients("forget")
 
     def set_direction(self, step, found):
         """The same from gradients that are at hand, by side."""
@@ -149,6 +193,11 @@ class GradientSource:
         for loss in [losses] if isinstance(losses, torch.Tensor) else losses:
             self.cost.forwards, self.cost.backwards = self.cost.forwards + 1, self.cost.backwards + 1
             yield loss
+
+
+def _narrow(units):
+    """Whether torch would add up gradients of these units in 16 bits."""
+    return any(p.dtype in (torch.bfloat16, torch.float16) for p in units.parameters.values())
 
 
 def weighted_losses(task, weights, draw, seed):

@@ -220,35 +220,30 @@ class _Loop:
 
     def score_and_choose(self):
         """Gradients at the current weights, scores, new units. Leaves the gradients by side in self.found."""
-        s, config = self.state, self.config
-        scores, self.found = self.source.scores(s.round)
+        s, rule = self.state, self.rule()
+        scores, self.found = self.source.scores(s.round, s.chosen, rule)
         self.scores, losses = scores, dict(self.source.losses)
-        found = None
-        if s.round == 0:
-            found = select(
-                scores,
-                config.threshold,
-                count=config.initial_units,
-                without=s.fruitless,
-                maximum=config.max_initial_units,
-                by=config.selection,
-                seed=config.seed,
-            )
-        elif config.grow and config.selection != "all":
-            found = select(
-                scores,
-                count=config.grow_by,
-                taken=s.chosen,
-                without=s.fruitless,
-                by=config.selection,
-                seed=config.seed + s.round,
-            )
+        found = select(scores, **rule) if rule else None
         new = self.units.wrapping.broadcast(list(found.names) if found else [])
         rows = scores.rows if s.round == 0 else scores.ranked()[:SCORES_KEPT]
-        yield Scored(s.round, list(rows), found.threshold if found else math.nan, scores.counts(), losses)
+        threshold, memory = found.threshold if found else math.nan, self.source.memory.as_record()
+        yield Scored(s.round, list(rows), threshold, scores.counts(), losses, memory)
         yield UnitsChosen(s.round, new, found.passed_over if found else {})
         self.choose([*s.chosen, *new])
+        if s.step is not None:
+            self.source.prepare(s.step.units, s.round)
         return new
+
+    def rule(self):
+        """How this round's new units are chosen from its scores: arguments of select; None where none are added."""
+        s, config = self.state, self.config
+        rule = {"by": config.selection, "seed": config.seed + s.round, "without": list(s.fruitless)}
+        if s.round == 0:
+            first = {"threshold": config.threshold, "count": config.initial_units, "maximum": config.max_initial_units}
+            return rule | first
+        if config.grow and config.selection != "all":
+            return rule | {"count": config.grow_by, "taken": list(s.chosen)}
+        return None
 
     def choose(self, names):
         """Make `names` K, and carry over what stays."""

@@ -104,6 +104,8 @@ class RunProgress:
         losses = ", ".join(f"{side} {value:.4g}" for side, value in event.losses.items())
         counts = ", ".join(f"{count} {status}" for status, count in event.counts.items())
         self._detail(f"round {event.round + 1:<3} losses: {losses}; scored: {counts}")
+        if event.memory:
+            self._detail(f"          scored in mode {event.memory['mode']}, {event.memory['why']}")
 
     def _UnitsChosen(self, event: events.UnitsChosen):
         self.units += event.names

@@ -5,14 +5,12 @@ back whatever `.grad` and requires_grad were, also when something raises, and le
 which mode takes what is in docs/memory.md. The next piece is `selection.py`.
 """
 
-import warnings
 from contextlib import contextmanager
 
 from .distributed import local_tensor, together
 from .errors import ConfigError, FrozenParameterError, RecordingError
-from .recording.choosing import choose
+from .recording.choosing import Choice, settle
 from .recording.drawing import backward_all
-from .recording.graph import can_align
 from .recording.modes import MODES
 from .recording.report import MemoryReport
 from .recording.running import run
@@ -171,7 +169,7 @@ class ScoreRecorder:
     def memory_report(self, **facts):
         """MemoryReport of what was recorded: the gradients held at once. `score` adds estimates and the whole peak."""
         return MemoryReport(
-            **{"mode": self.mode, "micro_batches": "accumulate", "why": "as asked for"} | facts,
+            **Choice(self.mode)._asdict() | facts,
             gradient=sum(bytes_of(local_tensor(p)) for p in self.units.parameters.values()),
             held=self._recording.gradient_bytes(), aligned=getattr(self._recording, "aligned", None),
         )  # fmt: skip
@@ -190,7 +188,8 @@ def score(
     forget_loss, retain_loss: callables without arguments that run the model and return a scalar loss, or an iterable
     of micro-batch losses (weight them so that they add up to the loss meant). The retain loss is computed first.
     mode: "buffers" (two gradients of the model at the peak), "stream" (one) or "lockstep" (none), see ScoreRecorder; or "auto":
-    the one with the least estimated peak, which calls both losses once more for each estimate.
+    the one with the least estimated peak, which calls both losses once more for each estimate; or a recording.choosing.Choice
+    that was made before.
     micro_batches: what modes that consume do with several: "accumulate" sums all but the last, which takes a gradient a
     side; "together" (lockstep) holds all their graphs and runs one backward, which takes their activations; "separate" (lockstep)
     takes the sums of each pair of micro-batches and extrapolates: an approximation, see docs/memory.md.
@@ -199,27 +198,16 @@ def score(
     Returns a ScoreTable, whose memory_report() says what was chosen, why, and what it took. Raises what ScoreRecorder raises, and
     NonFiniteError for a NaN or infinite loss.
     """
-    why, predicted = "as asked for", {}
-    if mode == "auto":
-        mode, micro_batches, why, predicted = choose(model, units, forget_loss, retain_loss)
-        hold = hold if mode != "buffers" else ()
-        retain_dtype = retain_dtype if mode == "stream" else None
-    if mode == "lockstep" and not can_align():
-        why = (
-            "this torch does not let graphs be aligned (no Node._set_sequence_nr), so that mode 'lockstep' would hold a whole "
-            "gradient and two graphs; it falls back to mode 'stream'"
-        )
-        warnings.warn(why, stacklevel=2)
-        mode, micro_batches = "stream", "accumulate"
-    if directions is not None and micro_batches == "separate":
+    choice = settle(mode, micro_batches, model, units, forget_loss, retain_loss)
+    if directions is not None and choice.micro_batches == "separate":
         raise ConfigError("micro_batches='separate' has no whole gradient to form directions from; accumulate, or go together")
+    if mode != choice.mode:  # the options are of a mode that was not asked for by name
+        retain_dtype, hold = (retain_dtype if choice.mode == "stream" else None), (hold if choice.mode != "buffers" else ())
     recorder = ScoreRecorder(
-        model, units, mode=mode, freeze_others=True, retain_dtype=retain_dtype, hold=hold, directions=directions
+        model, units, mode=choice.mode, freeze_others=True, retain_dtype=retain_dtype, hold=hold, directions=directions
     )
     device = next(iter(units.parameters.values())).device
     with together(units.wrapping, "scoring"), measured_peak(device, measure_memory) as measured:
-        sums = run(recorder._recording, forget_loss, retain_loss, micro_batches)
-    report = recorder.memory_report(
-        micro_batches=micro_batches, why=why, predicted=predicted, measured=measured(), losses=recorder._recording.losses
-    )
+        sums = run(recorder._recording, forget_loss, retain_loss, choice.micro_batches)
+    report = recorder.memory_report(**choice._asdict(), measured=measured(), losses=recorder._recording.losses)
     return ScoreTable(units, sums, alpha=alpha, eps=eps, memory=report)

@@ -7,8 +7,10 @@ import torch
 from architectures import ARCHITECTURES
 from test_lockstep import IDS, Tower, assert_clean, losses_of, parts
 
+from razor_fast.errors import ConfigError
 from razor_fast.matrix import same_bits
 from razor_fast.recorder import ScoreRecorder, score
+from razor_fast.recording import choosing
 from razor_fast.recording.choosing import available_bytes
 from razor_fast.recording.estimate import dry_run
 from razor_fast.recording.tracking import Tracker
@@ -59,6 +61,43 @@ def test_the_estimate_knows_checkpoints_and_sparse_embeddings(reentrant):
     assert_clean(model)
 
 
+@pytest.fixture(name="weighing")
+def _weighing(monkeypatch):
+    """Small models are weighed as large ones are."""
+    monkeypatch.setattr(choosing, "NEGLIGIBLE", 0)
+
+
+def test_the_estimate_takes_micro_batches_for_alike_and_gives_up_past_a_limit():
+    model = Tower(False, depth=2)
+    units, drawn = find_units(model), []
+
+    def many(loss):
+        for number in range(12):
+            drawn.append(number)
+            yield loss(model(IDS))
+
+    losses = [lambda: many(torch.mean), lambda: many(torch.sum)]
+    for mode in ("stream", "lockstep"):
+        options = {} if mode == "lockstep" else {"freeze_others": True}
+        drawn.clear()
+        found = dry_run(model, units, *losses, mode, most=4, **options)
+        assert len(drawn) == 8
+        assert found == dry_run(model, units, *losses, mode, **options)
+    drawn.clear()
+    together = dry_run(model, units, *losses, "lockstep", "together", limit=found // 4)
+    assert together is None and len(drawn) < 24
+    assert_clean(model)
+
+
+def test_auto_asks_no_estimate_where_nothing_can_be_saved():
+    model = Tower()
+    report = score(model, find_units(model), *losses_of(model), mode="auto").memory_report()
+    assert report.mode == "buffers" and not report.predicted and "two gradients of what is scored take" in report.why
+    with pytest.raises(ConfigError, match="'auto' chooses among the exact ways itself"):
+        score(model, find_units(model), *losses_of(model), mode="auto", micro_batches="separate")
+
+
+@pytest.mark.usefixtures("weighing")
 def test_auto_takes_the_least_and_says_why():
     model = Tower(False, depth=10)
     units, (forget, retain) = find_units(model), losses_of(model)
@@ -76,6 +115,7 @@ def test_auto_takes_the_least_and_says_why():
     assert score(model, few, forget, retain, mode="auto").memory_report().mode == "buffers"
 
 
+@pytest.mark.usefixtures("weighing")
 def test_auto_holds_graphs_together_where_they_are_the_smaller():
     model = Tower(False, depth=10)
     units = find_units(model)
@@ -87,6 +127,7 @@ def test_auto_holds_graphs_together_where_they_are_the_smaller():
     assert report.predicted["lockstep, together"] < 0.5 * report.predicted["lockstep"]
 
 
+@pytest.mark.usefixtures("weighing")
 def test_auto_without_an_estimate_says_so():
     model = Tower(depth=2)
     units = find_units(model)

@@ -157,7 +157,8 @@ def _run_score(path: Path, overrides, top: int, csv: Path | None, *, quiet) -> N
                                exclude=DEFAULT_EXCLUDE if razor.exclude is None else razor.exclude,
                                split_groups=razor.split_groups)  # fmt: skip
         scores = score(task.model, units, lambda: task.losses("forget", 0, razor.seed),
-                       lambda: task.losses("retain", 0, razor.seed), alpha=razor.alpha, eps=razor.eps)  # fmt: skip
+                       lambda: task.losses("retain", 0, razor.seed), alpha=razor.alpha, eps=razor.eps, mode=razor.score_mode,
+                       micro_batches=razor.score_micro_batches)  # fmt: skip
         ranked = scores.ranked()
     if not speaks():
         return
@@ -171,6 +172,8 @@ def _run_score(path: Path, overrides, top: int, csv: Path | None, *, quiet) -> N
     out.print(table)
     counts = ", ".join(f"{count} {status}" for status, count in scores.counts().items())
     say(out, f"{len(ranked)} units ({counts}); alpha {razor.alpha:g}; nothing was changed")
+    memory = scores.memory_report()
+    say(out, f"scored in mode {memory.mode}, {memory.why}")
     if csv is not None:
         scores.to_csv(csv)
         say(out, f"wrote {csv}")

@@ -1,60 +1,113 @@
-"""mode="auto": which mode a scoring pass runs in, from estimates of all."""
+"""Which mode a scoring pass runs in: as asked for, or, with mode="auto", by estimates of all."""
+
+import warnings
+from typing import NamedTuple
 
 import torch
 
-from ..errors import RazorError
+from ..errors import ConfigError, RazorError
 from .estimate import dry_run
 from .graph import can_align
 from .leaves import refuse_foreign_hooks
 from .report import gigabytes
+from .sums import bytes_of
 
-__all__ = ["available_bytes", "choose"]
+__all__ = ["Choice", "available_bytes", "choose", "settle"]
 
 NEAR = 1.1  # buffers within this factor of the least: its gradients can be read, and its blocks be recorded in any order
+NEGLIGIBLE = 256_000_000  # bytes of two gradients that are not worth the seconds of an estimate
+MOST = 4  # micro-batches of a side that an estimate runs; more of them hold no more at once, but for those held together
+UNALIGNED = "this torch does not let graphs be aligned (no Node._set_sequence_nr)"
+
+
+class Choice(NamedTuple):
+    """How a pass goes. why: who chose it, and on what grounds. predicted: {"mode" or "mode, micro_batches": peak in bytes} of the
+    estimates that were made."""
+
+    mode: str
+    micro_batches: str = "accumulate"
+    why: str = "as asked for"
+    predicted: dict = {}
+
+
+def settle(mode, micro_batches, model, units, forget_loss, retain_loss):
+    """The Choice that a pass follows. mode: one of MODES, "auto", or a Choice made before.
+
+    Lockstep that would hold a whole gradient, where this torch has no numbering, becomes stream, with a warning.
+    """
+    if mode == "auto" and micro_batches != "accumulate":
+        raise ConfigError(f"micro_batches={micro_batches!r} is of mode 'lockstep'; 'auto' chooses among the exact ways itself")
+    if isinstance(mode, Choice):
+        choice = mode
+    elif mode == "auto":
+        choice = choose(model, units, forget_loss, retain_loss)
+    else:
+        choice = Choice(mode, micro_batches)
+    if choice.mode == "lockstep" and not can_align():
+        why = f"{UNALIGNED}, so that mode 'lockstep' would hold a whole gradient and two graphs; it falls back to mode 'stream'"
+        warnings.warn(why, stacklevel=3)
+        choice = Choice("stream", "accumulate", why, choice.predicted)
+    return choice
 
 
 def choose(model, units, forget_loss, retain_loss):
-    """(mode, micro_batches, why, {label: predicted peak in bytes}).
+    """The Choice of mode "auto": the least predicted peak, and buffers where that is near, or where two gradients are next to
+    nothing. Losses that cannot run without values leave a rule: lockstep, whose peak is activations alone.
 
-    The least predicted peak wins, buffers where it is near. Losses that cannot run without values leave a rule: lockstep,
-    whose peak is activations alone.
+    It depends on the model, the units and the shapes of the losses' batches, not on what memory happens to be free: a run that
+    goes on after a crash chooses as before.
     """
     several = units.wrapping.group is not None
     try:
         refuse_foreign_hooks(model, units, "stream" if several else "lockstep")
     except RazorError as error:
-        return "buffers", "accumulate", f"chosen because other modes are refused here: {error}", {}
+        return Choice("buffers", why=f"chosen because other modes are refused here: {error}")
+    gradients = 2 * sum(bytes_of(p) for p in units.parameters.values())
+    if gradients <= NEGLIGIBLE:
+        return Choice("buffers", why=f"chosen because two gradients of what is scored take {gigabytes(gradients)} alone")
     if several:
         why = "chosen because the model lies on several ranks: a rank keeps its share of one gradient, where buffers keeps two"
-        return "stream", "accumulate", why, {}
-    candidates = [("buffers", "accumulate"), ("stream", "accumulate")]
-    if can_align():
-        candidates += [("lockstep", "accumulate"), ("lockstep", "together")]
-    predicted, failure = {}, None
-    for mode, micro_batches in candidates:
-        options = {} if mode == "lockstep" else {"freeze_others": True}
-        try:
-            predicted[mode, micro_batches] = dry_run(
-                model, units, forget_loss, retain_loss, mode, micro_batches, **options
-            )
-        except RazorError:
-            raise
-        except Exception as error:  # torch's, of whatever kind, on what a fake tensor cannot do
-            failure = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:120]}"
-            break
+        return Choice("stream", why=why)
+    predicted, failure = _predict(model, units, forget_loss, retain_loss)
     if failure is not None:
         mode = "lockstep" if can_align() else "stream"
-        return mode, "accumulate", f"chosen without an estimate, since the losses cannot be run dry ({failure})", {}
+        return Choice(mode, why=f"chosen without an estimate, since the losses cannot be run dry ({failure})")
     best = min(predicted, key=predicted.get)
     if predicted["buffers", "accumulate"] <= NEAR * predicted[best]:
         best = "buffers", "accumulate"
-    why = f"chosen for a predicted peak of {gigabytes(predicted[best])}"
+    why = f"chosen for a predicted peak of {gigabytes(predicted[best])}{_of_what_is_free(units, predicted[best])}"
+    if not can_align():
+        why += f"; without lockstep, since {UNALIGNED}"
+    return Choice(*best, why, {mode if how == "accumulate" else f"{mode}, {how}": v for (mode, how), v in predicted.items()})
+
+
+def _predict(model, units, forget_loss, retain_loss):
+    """({(mode, micro_batches): peak}, None), or what it has so far and why the losses cannot be run dry."""
+    candidates = [("buffers", "accumulate"), ("stream", "accumulate")]
+    if can_align():
+        candidates += [("lockstep", "accumulate"), ("lockstep", "together")]
+    predicted = {}
+    for mode, how in candidates:
+        options = {} if mode == "lockstep" else {"freeze_others": True}
+        # graphs held together are run as long as they are the smaller: that is all there is to know of them
+        bounds = {"limit": min(predicted.values())} if how == "together" else {"most": MOST}
+        try:
+            peak = dry_run(model, units, forget_loss, retain_loss, mode, how, **bounds, **options)
+        except RazorError:
+            raise
+        except Exception as error:  # torch's, of whatever kind, on what a fake tensor cannot do
+            return predicted, f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:120]}"
+        if peak is not None:
+            predicted[mode, how] = peak
+    return predicted, None
+
+
+def _of_what_is_free(units, peak):
     free = available_bytes(next(iter(units.parameters.values())).device)
-    if free is not None:
-        why += f", {gigabytes(free)} being free"
-        if predicted[best] > free:
-            why += "; it is likely not to fit: lower the batch size or turn on gradient checkpointing"
-    return *best, why, {mode if how == "accumulate" else f"{mode}, {how}": v for (mode, how), v in predicted.items()}
+    if free is None:
+        return ""
+    text = f", {gigabytes(free)} being free"
+    return text if peak <= free else f"{text}; it is likely not to fit: lower the batch size or turn on gradient checkpointing"
 
 
 def available_bytes(device):

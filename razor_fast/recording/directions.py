@@ -62,11 +62,22 @@ class Directions:
         for name, cluster in self._cluster_of.items():
             self._left.setdefault(cluster, set()).add(name)
 
+    def add(self, gradients, coefficient, units):
+        """Add coefficient * gradient to the directions of `units`, which begin at zero where there are none. gradients: dict
+        parameter name -> tensor, or None where the loss does not reach it."""
+        kept, self._held = self._held, {}
+        for unit in units:
+            for name in {piece.parameter for piece in unit.slices} - self._held.keys():
+                self._held[name] = self._combine(self.units.parameters[name], [(gradients[name], coefficient)])
+            more = self._cut(unit)
+            self.found[unit.name] = self.found[unit.name].add_(more) if unit.name in self.found else more
+        self._held = kept
+
     def receive(self, group, totals):
         """A group of parameters was reduced: {name: (g_f, g_r)}. totals: float64 [U, 4], whole for these parameters."""
         done = []
         for name, pair in group.items():
-            self._held[name] = self._combine(self.units.parameters[name], pair)
+            self._held[name] = self._combine(self.units.parameters[name], zip(pair, self.coefficients))
             cluster = self._cluster_of[name]
             self._left[cluster].discard(name)
             if not self._left[cluster]:
@@ -84,10 +95,10 @@ class Directions:
             for name in {piece.parameter for unit in members for piece in unit.slices}:
                 self._held.pop(name, None)
 
-    def _combine(self, parameter, pair):
+    def _combine(self, parameter, terms):
         kind = torch.float64 if parameter.dtype == torch.float64 else torch.float32
         total = torch.zeros(parameter.shape, dtype=kind, device=parameter.device)
-        for gradient, c in zip(pair, self.coefficients):
+        for gradient, c in terms:
             if gradient is not None and c:
                 total.add_(gradient.to(kind), alpha=c)
         return total.reshape(total.shape[0] if total.dim() else 1, -1)

@@ -1,5 +1,8 @@
 """How much memory a scoring pass will take: the pass itself, run on fake tensors, which have shapes and no memory."""
 
+from collections.abc import Iterable
+from itertools import islice
+
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
@@ -17,7 +20,14 @@ aten = torch.ops.aten
 
 class DryTracker(Tracker):
     """A Tracker on fake tensors. What depends on values is taken at its largest: a number that Python reads is 1, all rows are
-    distinct, a mask that is computed from the model lets everything through. Real masks are counted."""
+    distinct, a mask that is computed from the model lets everything through. Real masks are counted.
+
+    limit: bytes at which the run is given up, with Passed.
+    """
+
+    def __init__(self, limit=None):
+        super().__init__()
+        self.limit = limit
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func is aten._local_scalar_dense.default and isinstance(args[0], FakeTensor):
@@ -28,7 +38,13 @@ class DryTracker(Tracker):
             args = (args[0], _places(args[1]), *args[2:])
         found = super().__torch_dispatch__(func, types, args, kwargs)
         self.peak = max(self.peak, self.now + workspace(func, args))  # its results count already: they live with the workspace
+        if self.limit is not None and self.now > self.limit:
+            raise Passed
         return found
+
+
+class Passed(Exception):
+    """More is held than the limit of a DryTracker."""
 
 
 def _places(indices):
@@ -50,11 +66,13 @@ def _empty(fake, tensor):
         return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
 
 
-def dry_run(model, units, forget_loss, retain_loss, mode, micro_batches="accumulate", **options):
+def dry_run(model, units, forget_loss, retain_loss, mode, micro_batches="accumulate", *, most=None, limit=None, **options):
     """Bytes that a scoring pass will hold at its peak, above the model. Nothing is computed and the model is not touched.
 
     The same code runs as in the real pass: forwards, checkpoints, the engine, hooks. Losses draw real batches, whose bytes count
     where they are made inside. Of what kernels allocate for themselves, only convolutions on a CPU are in it (workspace.py).
+    most: micro-batches of a side to run at most; those of a side are taken to be alike. limit: bytes at which the run is given
+    up, and None is returned. options: of the mode.
     Raises what the losses raise; one that cannot be run without values (a loss that leaves torch, say) raises torch's error.
     """
     fake = FakeTensorMode(allow_non_fake_inputs=True)
@@ -62,8 +80,23 @@ def dry_run(model, units, forget_loss, retain_loss, mode, micro_batches="accumul
     for tensor in [*model.parameters(), *model.buffers()]:
         copy = _empty(fake, tensor) if tensor.is_meta else fake.from_tensor(tensor.detach())
         fakes[id(tensor)] = nn.Parameter(copy, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else copy
+    losses = (_first(loss, most) for loss in (forget_loss, retain_loss))
     with torch.random.fork_rng(devices=[]), Swap(model, fakes):
         recording = MODES[mode](model, units.on(model), **options)
-        with DryTracker() as tracker:
-            run(recording, forget_loss, retain_loss, micro_batches)
+        try:
+            with DryTracker(limit) as tracker:
+                run(recording, *losses, micro_batches)
+        except Passed:
+            return None
     return tracker.peak
+
+
+def _first(loss, most):
+    """The callable `loss`, giving `most` micro-batches at most."""
+
+    def drawn():
+        found = loss()
+        several = isinstance(found, Iterable) and not isinstance(found, torch.Tensor)
+        return islice(found, most) if several and most is not None else found
+
+    return drawn

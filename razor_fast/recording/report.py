@@ -29,6 +29,11 @@ class MemoryReport:
     aligned: bool | None = None
     losses: dict = field(default_factory=dict)
 
+    def as_record(self):
+        """A JSON-able dict of what is told of a round's scores in logs and reports."""
+        names = ("mode", "micro_batches", "why", "gradient", "held", "predicted", "measured", "aligned")
+        return {name: getattr(self, name) for name in names}
+
     def __str__(self):
         lines = [f"mode {self.mode}: {self.why}"]
         share = self.held / self.gradient if self.gradient else 0.0

@@ -108,7 +108,11 @@ def _scores(scored):
         return {}
     rows = scored["rows"]
     where = places((row["unit"], row["kind"]) for row in rows)
-    return {"scores": [{**where[row["unit"]], **row} for row in rows], "threshold": scored.get("threshold")}
+    found = {"scores": [{**where[row["unit"]], **row} for row in rows], "threshold": scored.get("threshold")}
+    memory = scored.get("memory")
+    if memory:
+        found["notes"] = [f"Scores were taken in mode {memory['mode']}, {memory['why']} (docs/memory.md)."]
+    return found
 
 
 def _outcome(ended):
