@@ -11,7 +11,7 @@ from razor_fast.config import RazorConfig
 from razor_fast.contents import content_numbers
 from razor_fast.families.clip_model import ClipAdapter
 from razor_fast.methods import unlearn
-from razor_fast.prefix import PrefixCache
+from razor_fast.prefix import PrefixCache, Tower
 from razor_fast.step import StepState
 from razor_fast.units import find_units
 
@@ -86,6 +86,43 @@ def test_what_is_run_is_only_what_the_edit_reaches():
     assert look()[1] == [0, 1]
 
 
+class Block(torch.nn.Linear):
+    runs = []
+
+    def forward(self, x):
+        self.runs.append(self.index)
+        return torch.tanh(super().forward(x))
+
+
+@pytest.mark.parametrize("order", [(1, 3), (3, 1)])
+def test_searches_share_their_prefixes_in_whichever_order(order):
+    """Two units of a tower of five blocks, three probes each: what lies before the first is run once, whichever comes first."""
+    model = torch.nn.Module()
+    model.blocks = torch.nn.ModuleList(Block(4, 4) for _ in range(5))
+    for index, block in enumerate(model.blocks):
+        block.index = index
+    cache, batch = PrefixCache({"only": Tower(model, {"": model})}), torch.randn(2, 4)
+    cache._trusted = {("only", cut): True for cut in range(6)}  # what is held against a whole pass is held elsewhere
+
+    def run():
+        x = batch
+        for block in model.blocks:
+            x = block(x)
+        return x
+
+    Block.runs.clear()
+    weights = [model.blocks[place].weight for place in (1, 3)]
+    for place in order:
+        step, unit = step_on(model, f"blocks.{place}.weight")
+        cache.watch([model.blocks[place].weight], weights)
+        for eta in (0.1, 0.2, 0.3):
+            step.apply({unit: eta})
+            with torch.no_grad():
+                cache("only", 0, run)
+        step.undo()
+    assert [Block.runs.count(index) for index in range(5)] == [1, 4, 4, 6, 6]
+
+
 def test_the_text_tower_is_spared_while_the_image_tower_is_edited():
     task = clip_task()
     step, unit = step_on(task.model, "visual.proj")
@@ -157,7 +194,7 @@ def test_a_tower_whose_middle_cannot_be_started_is_never_cut():
         for eta in (0.1, 0.2, 0.3, 0.4):
             step.apply({unit: eta})
             assert torch.equal(cache("image", 0, lambda: adapter.encode_images(batch)), adapter.encode_images(batch))
-    assert cache._trusted == {"image": False} and cache.started == 1 and cache.nbytes == 0
+    assert cache._trusted == {("image", 2): False} and cache.started == 1 and cache.nbytes == 0
 
 
 def test_with_gradients_on_nothing_is_kept():

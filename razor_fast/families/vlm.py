@@ -40,7 +40,8 @@ class VlmTask:
     "generated" decodes and compares texts, as the test always does. match: evaluation.answers.is_right.
     frozen_top: tokens of the frozen distributions that are kept for the drift. batch_size: questions of a micro-batch;
     gradient_batches: micro-batches of each side per round. gradient_checkpointing: of the vision tower's and the language model's
-    layers, see vlm_checkpointing.py; the gradients are the same. reference: a model that never saw the concept.
+    layers, see vlm_checkpointing.py; the gradients are the same. cache_memory: bytes of activations and image features that
+    probes may reuse (prefix/); any value gives the same edit. reference: a model that never saw the concept.
 
     Where parts hold indirect questions (whose answers would give the concept away), they are asked on test and counted apart;
     no loss and no decision looks at them.
@@ -75,6 +76,7 @@ class VlmTask:
         gradient_batches=4,
         gradient_checkpointing=False,
         evaluation_batch_size=16,
+        cache_memory=256 * 2**20,
         reference=None,
         seed=0,
     ):
@@ -101,7 +103,7 @@ class VlmTask:
         self.editable = (editable,) if isinstance(editable, str) else tuple(editable)
         self.default_tolerances = {}
         self.reference = reference
-        self.adapter = VlmAdapter(model, processor)
+        self.adapter = VlmAdapter(model, processor, cache_memory)
         for _, questions in parts.items():  # refuses what cannot be asked before anything is computed or frozen
             for question in questions:
                 self.adapter.encode(question)
@@ -156,6 +158,11 @@ class VlmTask:
                 self._own_answers[question] = ids
 
     # -- what the loop asks for
+
+    @property
+    def prefix(self):
+        """See growth.py: told which parameters move."""
+        return self.adapter.prefix
 
     def losses(self, side, round_index, seed):
         """See Task.losses. forget: align_weight x (1 - cosine of image and concept) + answer_weight x answer loss on forget
@@ -229,7 +236,7 @@ class VlmTask:
         generated = part == "test" or self.validation == "generated"
         for side in self.parts.sides(part):
             questions = self.parts[f"{side}.{part}"]
-            margins = self._margins(questions)
+            margins = self._margins(f"{side}.{part}")
             finite = bool(torch.isfinite(margins).all())
             if generated and finite:
                 answers = self._generate(questions)
@@ -248,12 +255,12 @@ class VlmTask:
         return found, records, intervals
 
     @torch.no_grad()
-    def _margins(self, questions):
+    def _margins(self, name):
         found = []
-        for chunk in _chunks(questions, self.evaluation_batch_size):
+        for number, chunk in enumerate(_chunks(self.parts[name], self.evaluation_batch_size)):
             answers = [self._own_answers.get(q, self.adapter.encode(q).answer) for q in chunk]
             with memory_advice("measuring answers", "evaluation.batch_size"):
-                found.append(answer_margins(*self.adapter.answer_logits(chunk, answers)).cpu())
+                found.append(answer_margins(*self.adapter.answer_logits(chunk, answers, key=(name, number))).cpu())
         return torch.cat(found)
 
     def _generate(self, questions):
@@ -331,8 +338,7 @@ class VlmTask:
         model's answers stay, so `task.on(retrained).evaluate("test")` compares like with like."""
         other = copy.copy(self)
         other.model = model.eval()
-        other.adapter = copy.copy(self.adapter)
-        other.adapter.model = model
+        other.adapter = self.adapter.on(model)
         return other
 
     def snapshot(self):

@@ -55,7 +55,7 @@ def membership_features(task):
             logits, targets, mask = task.adapter.answer_logits(chunk)
             each = cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)
             found.append((torch.where(mask, each, 0).sum(dim=1) / mask.sum(dim=1)).double().cpu())
-        sides.append({"loss": torch.cat(found).numpy(), "margin": task._margins(task.parts[name]).numpy()})
+        sides.append({"loss": torch.cat(found).numpy(), "margin": task._margins(name).numpy()})
     return tuple(sides)
 
 

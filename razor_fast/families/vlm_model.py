@@ -9,6 +9,7 @@ answers end together and logits are formed at their positions alone.
 """
 
 import contextlib
+import copy
 from dataclasses import dataclass, field
 
 import torch
@@ -16,6 +17,7 @@ import torch
 from .. import losses
 from ..errors import DataError, ModelError
 from ..memory import memory_advice
+from ..prefix import PrefixCache, Tower
 from .vlm_parts import modules_of
 
 __all__ = ["VlmAdapter"]
@@ -38,13 +40,15 @@ class VlmAdapter:
     vision tower, a projector and a language model. processor: its AutoProcessor.
 
     checkpointing: of vlm_checkpointing.py, for what gradients pass through; without it everything is kept for them.
+    cache_memory: bytes of activations and image features that evaluations with a key may reuse (prefix/); None reuses nothing.
 
     Raises ModelError for a model without these parts and a processor without an image processor or a chat template.
     """
 
-    def __init__(self, model, processor):
+    def __init__(self, model, processor, cache_memory=None):
         self.model, self.processor, self.checkpointing = model, processor, None
         self.modules = modules_of(model)
+        self.prefix = PrefixCache(self.towers(), cache_memory, large=("vision", "language"))
         self.tokenizer = getattr(processor, "tokenizer", None)
         if self.tokenizer is None or getattr(processor, "image_processor", None) is None:
             raise ModelError(
@@ -63,6 +67,27 @@ class VlmAdapter:
         end = model.generation_config.eos_token_id if model.generation_config is not None else None
         end = self.tokenizer.eos_token_id if end is None else end
         self.ends = tuple(end) if isinstance(end, (list, tuple)) else (end,)
+
+    def on(self, model):
+        """The same for another model of the kind; what is prepared of questions is shared."""
+        other = copy.copy(self)
+        other.model = model
+        other.prefix = PrefixCache(other.towers(), self.prefix.limit, large=self.prefix.large)
+        return other
+
+    def towers(self):
+        """What the prefix cache cuts: "vision", the tower and the projector after it; "language", the whole, whose blocks are the
+        language model's and for which everything that leads to them comes before."""
+        parts = {part: self.model.get_submodule(name) for part, name in self.modules.items()}
+        vision = {part: parts[part] for part in ("vision_tower", "projector")}
+        after = ("projector", "vision_tower.post_layernorm", "vision_tower.vision_model.post_layernorm")
+        ends = (f"{self.modules['language_model']}.norm", "lm_head")
+        read = [getattr(self.model.config, f"vision_feature_layer{s}", None) for s in ("", "s")]
+        read = next((r if isinstance(r, (list, tuple)) else [r] for r in read if r is not None), [-1])
+        count = len(Tower(self.model, vision).blocks)  # hidden states are count + 1: what enters the first block is one
+        last = min(layer if layer >= 0 else count + 1 + layer for layer in read)
+        return {"vision": Tower(self.model, vision, after, last=last),
+                "language": Tower(self.model, {"": self.model}, ends, body=parts["language_model"])}  # fmt: skip
 
     @property
     def vision_tower(self):
@@ -182,17 +207,22 @@ class VlmAdapter:
 
     # -- what a loss or a metric asks for
 
-    def answer_logits(self, questions, answers=None):
+    def answer_logits(self, questions, answers=None, key=None):
         """Logits at the places of the answers, in fp32, with what should stand there.
 
-        answers: lists of ids in place of the questions' own. Returns logits [B, K, V], targets int64 [B, K] and mask bool
+        answers: lists of ids in place of the questions' own. key: names these questions and answers to the prefix cache, whenever
+        they are asked again; None asks without it. Returns logits [B, K, V], targets int64 [B, K] and mask bool
         [B, K], K the longest answer; each answer ends with the end token, at the last place.
         """
         inputs, targets, mask = self._asked(questions, answers)
         longest = targets.shape[1]
-        with self._checkpointed():
-            logits = self.model(**inputs, use_cache=False, logits_to_keep=longest + 1).logits
-        logits = logits[:, -longest - 1 : -1].float()
+
+        def run():
+            with self._checkpointed(), self._kept_images(key):
+                logits = self.model(**inputs, use_cache=False, logits_to_keep=longest + 1).logits
+            return logits[:, -longest - 1 : -1].float()
+
+        logits = run() if key is None else self.prefix("language", key, run)
         return logits, targets.to(logits.device), mask.to(logits.device)
 
     def answer_loss(self, questions):
@@ -245,6 +275,30 @@ class VlmAdapter:
                 "cannot be compared with it; leave text_tower out"
             )
         return pooled.float()
+
+    @contextlib.contextmanager
+    def _kept_images(self, key):
+        """Context: what the language model is given of the images of `key` comes through the prefix cache."""
+        inner = getattr(self.model, "model", self.model)
+        plain = getattr(inner, "get_image_features", None)
+        if key is None or plain is None:
+            yield
+            return
+
+        def run(*arguments, **options):
+            found = plain(*arguments, **options)
+            if isinstance(found, dict):  # every layer's output is more than is asked for here
+                found = type(found)(**{n: v for n, v in found.items() if n not in ("hidden_states", "attentions")})
+            return found
+
+        def features(*arguments, **options):
+            return self.prefix("vision", key, lambda: run(*arguments, **options))
+
+        inner.get_image_features = features
+        try:
+            yield
+        finally:
+            del inner.get_image_features
 
     def _checkpointed(self):
         return contextlib.nullcontext() if self.checkpointing is None else self.checkpointing()

@@ -11,25 +11,29 @@ an accepted step in an earlier block does not. The first pass of a search fills 
 import torch
 
 from ..contents import content_numbers
+from .tower import Recorded, same_bits
 
 __all__ = ["PrefixCache"]
 
 
 OUTPUTS = 3  # of a whole tower, of one batch: at the accepted weights, and at the last probes
+WHOLE = 1 << 30  # the cut after everything: a large output, kept as activations are
 
 
 class PrefixCache:
     """towers: dict name -> Tower. limit: bytes of activations kept, on the model's device; 0 keeps whole outputs only (features,
-    a few kB a batch), None keeps nothing at all.
+    a few kB a batch), None keeps nothing at all. large: names of towers whose outputs are no such few; these count as
+    activations, and are kept while another tower is searched.
 
-    With gradients on, what comes before the first parameter that takes one may be kept. The first start in the middle of each
-    tower is held against the whole forward pass, bit for bit: a tower that differs is never cut again.
+    With gradients on, what comes before the first parameter that takes one may be kept. The first start at each cut of a tower is
+    held against the whole forward pass, bit for bit: a tower that differs is never cut again.
     """
 
-    def __init__(self, towers, limit=256 * 2**20):
+    def __init__(self, towers, limit=256 * 2**20, large=()):
         everything = [p for tower in towers.values() for p in tower.parameters.values()]
         plain = all(type(p) in (torch.nn.Parameter, torch.Tensor) for p in everything)
         self.towers, self.limit = towers, limit if plain else None  # shards are gathered in ways that leave no trace here
+        self.large = large
         self.whole = 0  # forward passes through a whole tower
         self.started = 0  # forward passes that started in the middle
         self.spared = 0  # passes that were not made at all
@@ -37,7 +41,7 @@ class PrefixCache:
         self._wanted = {name: () for name in towers}
         self._watched = False
         self._passing = set()  # keys of _outputs and _cuts that are worth less than any other
-        self._trusted = {}  # tower -> whether a start in the middle gave the same bits
+        self._trusted = {}  # (tower, cut) -> whether a start there gave the same bits
 
     @property
     def nbytes(self):
@@ -54,6 +58,8 @@ class PrefixCache:
             first = min(depths, default=0)
             later = {tower.depth(p) for p in others} - {None}
             self._wanted[name] = tuple(sorted({d for d in {first} | later if 0 < d <= first}))
+            if name in self.large and moving and not depths:
+                self._wanted[name] = (WHOLE,)
 
     def free(self):
         """Let go of all activations. Whole outputs stay."""
@@ -77,6 +83,8 @@ class PrefixCache:
         if taking:  # the output belongs to a graph; what comes before the first of them does not
             return self._run(name, tower, key, run, min(taking), passing)
         now = content_numbers(tower.parameters.values())
+        if name in self.large:
+            return self._whole(name, tower, key, run, now, passing)
         if passing:
             self._passing.add((name, key))
         kept = self._outputs.setdefault((name, key), {})
@@ -87,6 +95,16 @@ class PrefixCache:
             if len(kept) > OUTPUTS:
                 del kept[next(iter(kept))]
         return kept[now]
+
+    def _whole(self, name, tower, key, run, now, passing):
+        numbers, recorded = self._cuts.get((name, key, WHOLE), (None, None))
+        if numbers == now:
+            self.spared += 1
+            return recorded.output
+        output = self._run(name, tower, key, run, len(tower.blocks), passing)
+        if WHOLE in self._wanted[name]:
+            self._keep((name, key, WHOLE), now, Recorded(output, {}), passing)
+        return output
 
     def _run(self, name, tower, key, run, last, passing):
         """The output, from the deepest cut that is at most `last`, up to which what is recorded takes no gradient."""
@@ -100,11 +118,11 @@ class PrefixCache:
                 self.started += 1
                 with tower.starting(*start):
                     output = run()
-        if start is not None and name not in self._trusted:
+        if start is not None and (name, cut) not in self._trusted:
             whole = run()
-            self._trusted[name] = torch.equal(whole, output)
+            self._trusted[name, cut] = same_bits(whole, output)
             output = whole
-        if self._trusted.get(name, True):
+        if all(fine for (tower_name, _), fine in self._trusted.items() if tower_name == name):
             for depth, recorded in found.items():
                 self._keep((name, key, depth), content_numbers(tower.before(depth)), recorded, passing)
         else:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-__all__ = ["Recorded", "Tower"]
+__all__ = ["Recorded", "Tower", "same_bits"]
 
 
 class Recorded:
@@ -21,8 +21,20 @@ class Recorded:
 
     @property
     def nbytes(self):
-        parts = self.output if isinstance(self.output, tuple) else (self.output,)
-        return sum(t.numel() * t.element_size() for t in parts if isinstance(t, torch.Tensor))
+        return sum(t.numel() * t.element_size() for t in _tensors(self.output))
+
+
+def same_bits(a, b):
+    """Whether two outputs of one module, of tensors in tuples, lists and dicts, hold the same."""
+    a, b = _tensors(a), _tensors(b)
+    return len(a) == len(b) and all(torch.equal(x, y) for x, y in zip(a, b))
+
+
+def _tensors(output):
+    if isinstance(output, torch.Tensor):
+        return [output]
+    parts = output.values() if isinstance(output, dict) else output if isinstance(output, (tuple, list)) else ()
+    return [tensor for part in parts for tensor in _tensors(part)]
 
 
 class Tower:
@@ -30,23 +42,26 @@ class Tower:
 
     owner: the model, whose parameters these must still be when the tower is used. parts: dict name -> Module or Parameter
     that make it up. tail: names, or beginnings of names up to a dot, of what its forward pass uses after the blocks only;
-    all else outside the blocks counts as the stem, before them. The blocks are the longest ModuleList whose members are of
-    one class; a tower without one is never cut, and only its whole output can be kept.
+    all else outside the blocks counts as the stem, before them. body: the module that the blocks and the costly part of the stem
+    are in; default: all of the parts. The blocks are the longest ModuleList or Sequential whose members are of one class; a tower
+    without one is never cut, and only its whole output can be kept. last: how many of the blocks may be cut, where what comes
+    after them reads the output of one before the end; those beyond count as after.
     """
 
-    def __init__(self, owner, parts, tail=()):
+    def __init__(self, owner, parts, tail=(), body=None, last=None):
         self.owner, self.parameters = owner, {}
         for name, part in parts.items():
             found = {"": part} if isinstance(part, nn.Parameter) else dict(part.named_parameters())
             self.parameters |= {f"{name}.{inner}".strip("."): p for inner, p in found.items()}
-        modules = {name: part for name, part in parts.items() if isinstance(part, nn.Module)}
-        lists = [m for part in modules.values() for m in part.modules()
-                 if isinstance(m, nn.ModuleList) and len({type(b) for b in m}) == 1]  # fmt: skip
-        self.blocks = list(max(lists, key=len, default=()))
-        inside = {id(m) for block in self.blocks for m in block.modules()}
-        self.stem = [m for part in modules.values() for m in part.modules()
+        modules = [part for part in parts.values() if isinstance(part, nn.Module)] if body is None else [body]
+        lists = [m for part in modules for m in part.modules()
+                 if isinstance(m, (nn.ModuleList, nn.Sequential)) and len({type(b) for b in m}) == 1]  # fmt: skip
+        blocks = list(max(lists, key=len, default=()))
+        self.blocks = blocks[:last]
+        inside = {id(m) for block in blocks for m in block.modules()}
+        self.stem = [m for part in modules for m in part.modules()
                      if isinstance(m, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) and id(m) not in inside]  # fmt: skip
-        block_of = {id(p): index for index, block in enumerate(self.blocks) for p in block.parameters()}
+        block_of = {id(p): min(index, len(self.blocks)) for index, block in enumerate(blocks) for p in block.parameters()}
         self._depth = {}
         for name, p in self.parameters.items():
             after = any(name == t or name.startswith(t + ".") for t in tail)

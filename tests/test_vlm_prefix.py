@@ -1,0 +1,87 @@
+"""Probes of a vision-language model that reuse image features and activations: the same bits, and less that is run."""
+
+import pytest
+import vlms
+
+from razor_fast.config import RazorConfig
+from razor_fast.families.vlm import VlmTask
+from razor_fast.methods import unlearn
+from razor_fast.step import StepState
+from razor_fast.units import find_units
+
+EVERY = ("vision_tower", "projector", "language_model")
+
+
+def vlm_task(kind="llava", limit=2**28, **options):
+    return VlmTask(vlms.build_model(kind), vlms.build_processor(kind), vlms.parts(each=4), "red", editable=EVERY,
+                   frozen_top=8, max_new_tokens=2, evaluation_batch_size=3, cache_memory=limit, **options)  # fmt: skip
+
+
+def step_on(task, name):
+    step = StepState(find_units(task.model, heads=False, include=(name,)))
+    step.set_direction({n: p.detach().clone() for n, p in step.units.parameters.items()}, None)
+    return step, step.units.names[0]
+
+
+def runs(task):
+    """A list that grows by the name of each layer whose MLP is run, of those that may be cut."""
+    found = []
+    for name, tower in task.adapter.towers().items():
+        for index, block in enumerate(tower.blocks):
+            block.mlp.register_forward_hook(lambda *_, told=f"{name}.{index}": found.append(told))
+    return found
+
+
+@pytest.mark.parametrize("kind", vlms.KINDS)
+def test_probes_of_every_part_give_the_same_bits_with_and_without(kind):
+    plain, kept = vlm_task(kind, None), vlm_task(kind)
+    language = "*language_model.layers.{}.mlp.up_proj.weight"
+    for pattern in ("*vision*layers.0.mlp.fc1.weight", "*vision*layers.1.mlp.fc1.weight", "*multi_modal_projector*weight",
+                    language.format(0), language.format(1), "*language_model.norm.weight"):  # fmt: skip
+        steps = [step_on(task, pattern) for task in (plain, kept)]
+        kept.prefix.watch(steps[1][0].units.parameters.values())
+        for eta in (0.01, 0.02, 0.04):
+            for step, unit in steps:
+                step.apply({unit: eta})
+            assert plain.evaluate("validation") == kept.evaluate("validation"), (pattern, eta)
+        for step, _ in steps:
+            step.undo()
+        assert plain.evaluate("validation") == kept.evaluate("validation"), pattern
+    assert kept.prefix.started > 0 and kept.prefix.spared > 0 and not plain.prefix.started
+    assert all(kept.prefix._trusted.values()) and {name for name, _ in kept.prefix._trusted} == {"vision", "language"}
+
+
+def test_what_is_run_is_only_what_the_edit_reaches():
+    task = vlm_task()
+    batches = sum(-(-len(task.parts[f"{side}.validation"]) // 3) for side in task.parts.sides("validation"))
+    found = runs(task)
+
+    def probe(step, unit, eta):
+        found.clear()
+        step.apply({unit: eta})
+        task.evaluate("validation")
+        step.undo()
+        return {name: found.count(name) / batches for name in sorted(set(found))}
+
+    step, unit = step_on(task, "*language_model.layers.1.mlp.up_proj.weight")
+    task.prefix.watch(step.units.parameters.values())
+    everything = {"language.0": 1, "language.1": 1, "vision.0": 1}
+    assert probe(step, unit, 0.01) == everything  # the first probe fills
+    probe(step, unit, 0.02)  # its first batch is held against a whole pass
+    assert probe(step, unit, 0.03) == {"language.1": 1}
+    step, unit = step_on(task, "*multi_modal_projector.linear_1.weight")
+    task.prefix.watch(step.units.parameters.values())
+    probe(step, unit, 0.01)
+    probe(step, unit, 0.02)
+    assert probe(step, unit, 0.03) == {name: 1 for name in everything if name != "vision.0"}
+    assert task.prefix.nbytes <= task.prefix.limit
+    task.prefix.free()
+    assert task.prefix.nbytes == 0 and "get_image_features" not in vars(task.model.model)
+
+
+def test_the_edit_is_the_same_with_any_limit():
+    config = RazorConfig(inner_steps=1, max_probes=3, max_rounds=1, extra_rounds=0, initial_units=2, forget_target=-1,
+                         retain_tolerance=0.5, trials="all")  # fmt: skip
+    found = [unlearn(vlm_task(limit=limit), config) for limit in (None, 4000, 2**28)]
+    assert found[0].edit is not None and len({outcome.edit.sha256 for outcome in found}) == 1
+    assert all(outcome.metrics == found[0].metrics for outcome in found)
