@@ -30,8 +30,8 @@ from razor_fast.methods import unlearn
 from razor_fast.run_directory import read_log
 
 FILES = ("edit.safetensors", "edit.undo.safetensors", "scores.csv")
-# several rounds, so that there is something to resume: the target cannot be met
-CONFIG = RazorConfig(forget_target=-1.0, max_rounds=3, extra_rounds=0, inner_steps=3, max_probes=4)
+# several rounds, so that there is something to resume: the target cannot be met; short ones, so that fifty fit into half an hour
+CONFIG = RazorConfig(forget_target=-1.0, max_rounds=3, extra_rounds=0, inner_steps=3, max_probes=3, initial_units=2)
 
 
 def start(task, folder: Path) -> int:
