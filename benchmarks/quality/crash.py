@@ -3,8 +3,9 @@
     python -m benchmarks.quality.crash [--kills 50] [--seed 0] [--cache runs/demo-weights] [--out crash.csv]
 
 Each run is a process of its own, forked from this one once the CLIP demo's task is built, so that no kill falls on imports or
-training. An uninterrupted run gives the reference, and the time from its first written file to its end. Then each of `kills`
-runs is killed once, at a moment drawn evenly from that time, and resumed in the same folder until it ends. Beside the edit, the
+training. An uninterrupted run gives the reference, and the CPU time from its first written file to its end. Then each of `kills`
+runs is killed once, at a moment drawn evenly from that time (its own CPU time, so that it does not matter what else the machine
+does), and resumed in the same folder until it ends. Beside the edit, the
 log must hold how each round ended, once. Rows that --out holds of this commit and device count, so that the command may itself be
 stopped and go on. Exits with 1 when an edit or a log differs, or when more than half of the kills came too late to hit anything.
 """
@@ -48,16 +49,29 @@ def start(task, folder: Path) -> int:
         os._exit(1)
 
 
-def finish(child: int) -> None:
-    if os.waitpid(child, 0)[1]:
+def finish(child: int) -> float:
+    """Waits for a run to end, and gives the CPU seconds it took in all."""
+    _, status, used = os.wait4(child, 0)
+    if status:
         raise SystemExit("a run that nobody killed failed; see above")
+    return used.ru_utime + used.ru_stime
+
+
+def alive(child: int) -> bool:
+    return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+
+
+def cpu_seconds(child: int) -> float:
+    """CPU seconds of a process so far."""
+    fields = Path(f"/proc/{child}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def begun(folder: Path, child: int) -> float:
-    """When the run wrote its first file."""
-    while not folder.exists() and os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+    """Waits until the run writes its first file; its CPU seconds then."""
+    while not folder.exists() and alive(child):
         time.sleep(0.002)
-    return time.perf_counter()
+    return cpu_seconds(child)
 
 
 def results(folder: Path):
@@ -83,13 +97,14 @@ def main() -> int:
     try:
         child = start(task, base / "whole")
         began = begun(base / "whole", child)
-        finish(child)
-        length = time.perf_counter() - began
+        length = finish(child) - began
         wanted = results(base / "whole")
         for number in range(len(rows), given.kills):
             folder, moment = base / f"killed-{number}", shares[number] * length
             child = start(task, folder)
-            time.sleep(max(begun(folder, child) + moment - time.perf_counter(), 0))
+            end = begun(folder, child) + moment
+            while alive(child) and cpu_seconds(child) < end:
+                time.sleep(0.002)
             os.kill(child, signal.SIGKILL)
             hit = os.waitpid(child, 0)[1] == signal.SIGKILL
             state = (folder / "state.safetensors").exists()
