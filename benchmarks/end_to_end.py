@@ -53,7 +53,8 @@ BARS = {("time", "last-third"): (">=", 4.0), ("time", "first-blocks"): (">=", 2.
         ("memory", "first-blocks"): (">=", 5.0), ("probe", "last"): ("<=", 0.08), ("probe", "middle"): ("<=", 0.30)}  # fmt: skip
 
 
-def make_task(name: str, dtype: torch.dtype = torch.float32, **options) -> ClipTask:
+def make_task(name: str, dtype: torch.dtype = torch.float32, samples: int = 8, **options) -> ClipTask:
+    """samples: of each class in validation, and of the concept in train."""
     import open_clip
 
     torch.manual_seed(0)
@@ -61,13 +62,12 @@ def make_task(name: str, dtype: torch.dtype = torch.float32, **options) -> ClipT
     size = model.visual.image_size[0]
     generator = torch.Generator().manual_seed(1)
 
-    def samples(classes, count, part):
+    def draw(classes, count, part):
         pictures = [(torch.randn(3, size, size, generator=generator), c, f"{part} {n}") for n in range(count) for c in classes]
         return SampleSet(Sample(image, f"a photo of a {c}, {n}", c, f"{n} {c}") for image, c, n in pictures)
 
-    sides = [Part(*(samples(classes, counts[part], part) for part in ("train", "validation", "test")))
-             for classes, counts in ((CLASSES[:1], {"train": 8, "validation": 8, "test": 2}),
-                                     (CLASSES[1:], {"train": 3, "validation": 8, "test": 2}))]  # fmt: skip
+    sides = [Part(*(draw(classes, count, part) for part, count in (("train", train), ("validation", samples), ("test", 2))))
+             for classes, train in ((CLASSES[:1], samples), (CLASSES[1:], -(-3 * samples // 8)))]  # fmt: skip
     return ClipTask(model, Parts(*sides), CLASSES[0], preprocess=None, tokenizer=open_clip.get_tokenizer(name),
                     classes=CLASSES, batch_size=8, **options)  # fmt: skip
 
@@ -180,13 +180,13 @@ def tolerance_for(task: ClipTask, name: str) -> float:
     return max(abs(after - before), 1e-9)
 
 
-def time_both(name: str, place: str) -> list[dict]:
+def time_both(name: str, place: str, samples: int) -> list[dict]:
     torch.set_num_threads(1)
-    plain = make_task(name, cache_memory=None)
+    plain = make_task(name, samples=samples, cache_memory=None)
     edited = layer(plain, PLACES[place])
     tolerance = tolerance_for(plain, edited)  # warms up, too
     theirs = habits_way(plain, edited, tolerance)
-    ours_task = make_task(name)
+    ours_task = make_task(name, samples=samples)
     ours_task.prefix._outputs.clear()  # features of the frozen model were made while the task was built: no head start
     ours = our_way(ours_task, edited, tolerance)
     apart = max(abs(a - b) / abs(b) for a, b in zip(ours["weights"], theirs["weights"]))
@@ -199,9 +199,9 @@ def time_both(name: str, place: str) -> list[dict]:
     return rows
 
 
-def time_probe(name: str, place: str, repeats: int) -> list[dict]:
+def time_probe(name: str, place: str, samples: int, repeats: int) -> list[dict]:
     torch.set_num_threads(1)
-    task = make_task(name)
+    task = make_task(name, samples=samples)
     edited = layer(task, PROBED[place])
     step = StepState(find_units(task.model, heads=False, include=(edited,)))
     step.set_direction({edited: torch.randn_like(step.units.parameters[edited])}, None)
@@ -221,10 +221,10 @@ def time_probe(name: str, place: str, repeats: int) -> list[dict]:
              "unit": "s", "ratio": round(median(ratios), 4), "breakdown": json.dumps(spread)}]  # fmt: skip
 
 
-def memory_of(name: str, place: str, way: str) -> int:
+def memory_of(name: str, place: str, samples: int, way: str) -> int:
     """Bytes by which the resident set's peak grew; called in a process of its own."""
     torch.set_num_threads(1)
-    task = make_task(name, cache_memory=None if way == "habit" else 64 * 2**20)
+    task = make_task(name, samples=samples, cache_memory=None if way == "habit" else 64 * 2**20)
     edited = layer(task, PLACES[place])
     with torch.no_grad():
         task.evaluate("validation")
@@ -243,17 +243,18 @@ def _status(field: str) -> int:
     return 1024 * int(next(line for line in text.splitlines() if line.startswith(field)).split()[1])
 
 
-def memory_both(name: str, place: str) -> list[dict]:
+def memory_both(name: str, place: str, samples: int) -> list[dict]:
     grown = {}
     for way in ("habit", "razor_fast"):
-        command = [sys.executable, "-m", "benchmarks.end_to_end", "--model", name, "--place", place, "--memory-of", way]
+        command = [sys.executable, "-m", "benchmarks.end_to_end", "--model", name, "--place", place, "--samples", str(samples),
+                   "--memory-of", way]  # fmt: skip
         grown[way] = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
     return [{"part": "memory", "model": name, "place": place, "way": way, "value": round(size / 2**20, 1), "unit": "MiB",
              "ratio": round(grown["habit"] / size, 2)} for way, size in grown.items()]  # fmt: skip
 
 
-FIELDS = ("part", "model", "place", "way", "value", "unit", "ratio", "probes", "checksum_apart", "breakdown", "device", "torch",
-          "commit")  # fmt: skip
+FIELDS = ("part", "model", "samples", "place", "way", "value", "unit", "ratio", "probes", "checksum_apart", "breakdown", "device",
+          "torch", "commit")  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -261,13 +262,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--model", action="append", help="open_clip's names; default ViT-B-32")
     parser.add_argument("--place", action="append", choices=[*PLACES, *PROBED])
     parser.add_argument("--part", action="append", choices=("time", "memory", "probe"))
+    parser.add_argument("--samples", type=int, default=8, help="of each class in validation, and of the concept in train")
     parser.add_argument("--repeats", type=int, default=5, help="of a probe")
     parser.add_argument("--out", type=Path, help="folder; rows replace those of the same part, model and place")
     parser.add_argument("--memory-of", choices=("habit", "razor_fast"), help=argparse.SUPPRESS)
     given = parser.parse_args(argv)
     models = given.model or ["ViT-B-32"]
     if given.memory_of:
-        print(memory_of(models[0], given.place[0], given.memory_of))
+        print(memory_of(models[0], given.place[0], given.samples, given.memory_of))
         return 0
     rows = []
     for name in models:
@@ -276,10 +278,10 @@ def main(argv: list[str] | None = None) -> int:
                 if given.place and place not in given.place:
                     continue
                 run = {"time": time_both, "memory": memory_both}.get(part) or (lambda *a: time_probe(*a, given.repeats))
-                rows += run(name, place)
+                rows += run(name, place, given.samples)
                 for row in rows[-2 if part != "probe" else -1 :]:
                     print(json.dumps(row), flush=True)
-    stamp = {"device": device_name(torch.device("cpu")), "torch": torch.__version__, "commit": commit()}
+    stamp = {"samples": given.samples, "device": device_name(torch.device("cpu")), "torch": torch.__version__, "commit": commit()}
     if given.out:
         save(results_file(given.out, stamp["device"]).parent / "loop" / "end_to_end.csv", [{**row, **stamp} for row in rows])
     return int(any([not held(row) for row in rows if row["way"] == "razor_fast"]))
