@@ -24,6 +24,13 @@ def bytes_of(tensor):
     return tensor.numel() * tensor.element_size()
 
 
+def _apart(gradient):
+    """A gradient in memory of its own. FSDP2's are pieces of one buffer a block, which would stay while one of them waits."""
+    if gradient is None or gradient.untyped_storage().nbytes() <= bytes_of(gradient):
+        return gradient
+    return gradient.clone()
+
+
 class Flight:
     """Bytes of gradients that have arrived and are not yet freed: now, and the most there were."""
 
@@ -55,7 +62,8 @@ class PairSums:
             forget, retain = self._add_sparse(name, forget, retain)
         device = self._theta(name).device
         group = self._pending.setdefault(device, {})
-        group[name] = forget, retain
+        small = self._theta(name).numel() < self.limit
+        group[name] = (_apart(forget), _apart(retain)) if small else (forget, retain)
         if sum(self._theta(n).numel() for n in group) >= self.limit:
             self._reduce(device)
 
