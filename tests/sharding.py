@@ -13,7 +13,7 @@ import toy
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor, Replicate
+from torch.distributed.tensor import DTensor, Replicate, distribute_tensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -287,6 +287,47 @@ def stepped(stack, name="hf siglip", names=None):
         want.revert(model)
         edit.apply(whole_model).revert(whole_model)
     return edit.sha256
+
+
+def checkpointed(stack, folder, edit, name="hf siglip"):
+    """Save with torch.distributed.checkpoint as a training script does, with an optimizer, before and after an edit."""
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.state_dict import get_state_dict
+
+    from razor_fast.edit import load_edit
+
+    model = wrap(stack, copy.deepcopy(built(name)).float())
+    optimizer = torch.optim.Adam(model.parameters())
+    losses(name, model)[1]().backward()
+    optimizer.step()  # so that it has a state
+    optimizer.zero_grad()
+    whole = built(name)
+    with torch.no_grad():  # the weights that the edit was made on
+        for parameter, base in zip(model.parameters(), whole.parameters()):
+            base = base.float()
+            parameter.copy_(distribute_tensor(base, parameter.device_mesh, parameter.placements, src_data_rank=None)
+                            if isinstance(parameter, DTensor) else base)  # fmt: skip
+    edit = load_edit(edit)
+    for place in ("base", "edited"):
+        Wrapping.settle_model(model)
+        state, others = get_state_dict(model, optimizer)
+        dcp.save({"model": state, "optim": others, "step": 7}, checkpoint_id=f"{folder}/{place}")
+        if place == "base":
+            edit.apply(model)
+
+
+def restored(stack, folder, edit, name="hf siglip"):
+    """Whether a checkpoint that was merged elsewhere holds the edit, once torch's own loader has read it into another stack."""
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_model_state_dict
+
+    from razor_fast.edit import load_edit
+
+    model = wrap(stack, copy.deepcopy(built(name)).float())
+    state = {"model": get_model_state_dict(model)}
+    dcp.load(state, checkpoint_id=folder)
+    set_model_state_dict(model, state["model"])
+    return load_edit(edit).is_applied(model)
 
 
 def state_bytes(model):

@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parent.parent / "razor_fast"
 
 # room -> depth; a file may import rooms of a smaller depth, and its own
 DEPTHS = {
-    "errors": 0, "atomic": 1, "_C": 1, "places": 1, "components": 1,
+    "errors": 0, "atomic": 1, "_C": 1, "places": 1, "components": 1, "state_names": 1,
     "distributed": 2, "_schemas": 2, "reference": 2, "kernels": 2, "_register": 3, "plan": 3, "matrix": 1, "ops": 4, "env": 5,
     "fingerprint": 4, "heads": 4, "units": 5, "losses": 1, "data": 5, "evaluation": 5, "config": 2, "events": 2, "judge": 3,
     "method_config": 3, "precision": 0,

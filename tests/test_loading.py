@@ -79,6 +79,19 @@ def test_open_clip_from_config_and_checkpoint(tiny):
     assert torch.equal(loaded.preprocess(image), loaded.preprocess(image))
 
 
+def test_open_clip_from_a_distributed_checkpoint(tiny, tmp_path):
+    import torch.distributed.checkpoint as dcp
+
+    config, checkpoint = tiny
+    state = load_clip(section(config=config, pretrained=checkpoint)).model.state_dict()
+    wrapped = {f"module.{name}": value for name, value in state.items()}
+    dcp.save({"model": wrapped}, checkpoint_id=tmp_path / "saved", no_dist=True)
+    found = load_clip(section(config=config, pretrained=tmp_path / "saved")).model.state_dict()
+    assert all(torch.equal(found[name], value) for name, value in state.items())
+    dcp.save({"model": {"visual.proj": state["visual.proj"]}}, checkpoint_id=tmp_path / "part", no_dist=True)
+    assert "do not fit this architecture" in refused(section(config=config, pretrained=tmp_path / "part"), load_clip)
+
+
 def test_open_clip_from_a_folder(tiny, tmp_path):
     from safetensors.torch import save_file
 
@@ -137,7 +150,7 @@ def test_wrong_open_clip_names(tiny, hf, tmp_path):
         section(name="ViT-B-32", pretrained="laion2b_s34b_b79"))  # fmt: skip
     assert "no weights for ViT-B-32" in refused(section(name="ViT-B-32"))
     assert "no such checkpoint file" in refused(section(config=config, pretrained=tmp_path / "no.pt"))
-    assert "is a folder; model.pretrained takes a checkpoint file" in refused(section(config=config, pretrained=hf))
+    assert "is a folder; model.pretrained takes a checkpoint file, or" in refused(section(config=config, pretrained=hf))
     assert "no such folder" in refused(section(name=tmp_path / "nothing"))
     assert "set model.library: transformers" in refused(section(name=hf))
     assert "no open_clip_config.json" in refused(section(name=tmp_path))

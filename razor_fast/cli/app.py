@@ -119,7 +119,7 @@ EditFile = Annotated[Path, typer.Argument(metavar="EDIT", help="An edit file (ed
 Checkpoint = Annotated[
     Path,
     typer.Argument(
-        metavar="CHECKPOINT", help="State dict (.safetensors, .pt, ...), save_pretrained folder or diffusers pipeline."
+        metavar="CHECKPOINT", help="State dict (.safetensors, .pt, ...), folder of save_pretrained, a diffusers pipeline or DCP."
     ),
 ]
 New = Annotated[

@@ -1,9 +1,10 @@
 """Models that lie on several ranks: who holds what of a parameter, and how what must be whole is put together.
 
-The engine is torch.distributed; this room only cuts slices at shard borders. Calls matrix and errors.
+The engine is torch.distributed; this room only cuts slices at shard borders. Calls matrix, state_names and errors.
 """
 
 from .batches import even_batches
+from .checkpoint import CheckpointFolder
 from .cut import Cut
 from .layout import Layout
 from .slices import read_slice, write_slice
@@ -12,6 +13,7 @@ from .windows import is_sharded, local_tensor
 from .wrapping import Wrapping
 
 __all__ = [
+    "CheckpointFolder",
     "Cut",
     "Layout",
     "Wrapping",

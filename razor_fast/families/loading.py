@@ -4,7 +4,7 @@
 
 `check_clip` says what is wrong with a name or a path before anything is loaded or downloaded. Local files are loaded
 without touching the network; for what is named by a hub id or a tag, the cache is tried first. torch, open_clip and
-transformers are imported when needed. Calls nothing of razor_fast but its errors.
+transformers are imported when needed. Calls distributed, for weights that torch.distributed.checkpoint saved; the errors.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import ModelError
+from ..state_names import is_checkpoint_folder, plain
 
 __all__ = ["LoadedClip", "check_clip", "choose_device", "load_clip"]
 
@@ -129,9 +130,11 @@ def _check_open_clip_folder(folder: Path) -> None:
 
 
 def _check_checkpoint(path: Path) -> None:
+    if is_checkpoint_folder(path):
+        return
     if path.is_dir():
-        raise ModelError(f"{path} is a folder; model.pretrained takes a checkpoint file. A folder with "
-                         "open_clip_config.json goes into model.name")  # fmt: skip
+        raise ModelError(f"{path} is a folder; model.pretrained takes a checkpoint file, or a folder of "
+                         "torch.distributed.checkpoint. A folder with open_clip_config.json goes into model.name")  # fmt: skip
     if not path.is_file():
         raise ModelError(f"{path}: no such checkpoint file (model.pretrained)")
 
@@ -154,11 +157,18 @@ def _load_open_clip(section) -> LoadedClip:
         open_clip.add_model_config(section.config)
     identifier = f"{scheme}:{name}" if scheme else section.architecture
     precision = section.precision if section.precision == "fp32" else f"pure_{section.precision}"
+    sharded = Path(section.pretrained or "")
+    sharded = sharded if is_checkpoint_folder(sharded) else None
     try:
         with quiet():
             model, _, preprocess = open_clip.create_model_and_transforms(
-                identifier, pretrained=section.pretrained, precision=precision
+                identifier, pretrained=None if sharded else section.pretrained, precision=precision
             )
+            if sharded:
+                from ..distributed import CheckpointFolder
+
+                saved = CheckpointFolder(sharded)
+                model.load_state_dict({plain(name): saved.tensor(name) for name in saved.names})
             tokenizer = open_clip.get_tokenizer(identifier)
     except Exception as error:  # from files, downloads and constructors of three libraries
         raise ModelError(_explain(error, f"open_clip cannot load {identifier}", section.pretrained)) from error
@@ -178,7 +188,7 @@ def _check_architecture(open_clip, section) -> None:
             "open_clip.list_models() shows all; model.config adds one; model.library: transformers loads hub ids"
         )
     tags = open_clip.list_pretrained_tags_by_model(name)
-    if section.pretrained not in tags and not os.path.isfile(section.pretrained):
+    if section.pretrained not in tags and not os.path.exists(section.pretrained):
         near = difflib.get_close_matches(section.pretrained, tags, n=3)
         known = f"did you mean {', '.join(near)}?" if near else f"tags: {', '.join(tags) or 'none'}"
         raise ModelError(f"model.pretrained: {section.pretrained!r} is neither a file nor a tag of {name}; {known}")

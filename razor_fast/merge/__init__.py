@@ -1,12 +1,13 @@
-"""Writes edits into checkpoints: a state dict file, a folder as save_pretrained leaves it, a diffusers pipeline.
+"""Writes edits into checkpoints: a state dict file, a folder as save_pretrained leaves it, a diffusers pipeline, what
+torch.distributed.checkpoint saved.
 
 What comes out has the form of what went in, with the edited slices replaced and every other tensor byte for byte the
 same. safetensors files are copied and patched in place, so a shard of any size costs no memory; torch files are loaded
 with weights_only=True and saved again. Everything is checked first, and the destination appears whole or not at all.
 Calls edit, matrix and atomic; builds no model.
 
-files.py: reading and patching a file. placing.py: where slices stand in files. folder.py, pipeline.py: what a folder
-holds and what is done with each file.
+files.py: reading and patching a file. placing.py: where slices stand in files. folder.py, pipeline.py, distributed.py: what a
+folder holds and what is done with each file.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from ..atomic import atomic_files, atomic_folder, check_empty_folder, check_free
 from ..edit import Edit
 from ..errors import BaseMismatchError, EditError
 from ..matrix import write_slice
+from ..state_names import is_checkpoint_folder
+from .distributed import lay_out_distributed
 from .files import TORCH_SUFFIXES, Place, open_weights
 from .folder import Layout, lay_out_folder
 from .pipeline import is_pipeline, lay_out_pipeline
@@ -56,7 +59,8 @@ def merge_checkpoint(edit: Edit, source: str | os.PathLike, destination: str | o
 
     source: a state dict file (.safetensors, or .pt/.pth/.bin/.ckpt, bare or under 'state_dict' as open_clip saves it,
     with or without 'module.' before the names), or a folder with model.safetensors or pytorch_model.bin, sharded or
-    not, whose configuration and tokenizer are copied, or a folder of a diffusers pipeline (model_index.json). Tensor
+    not, whose configuration and tokenizer are copied, or a folder of a diffusers pipeline (model_index.json), or one of
+    torch.distributed.checkpoint (.metadata), saved by any number of ranks. Tensor
     names must be the parameters' names in the model that was edited, in a pipeline behind the component's. Of a tied
     parameter every copy in the file is edited. In a model's folder every format present (safetensors, torch) is
     edited; weights in other formats and in subfolders are left out and reported. In a pipeline every set of weights of
@@ -124,7 +128,9 @@ def what_it_holds(edit: Edit, source: str | os.PathLike) -> tuple[Literal["base"
 
 def _lay_out(edit: Edit, source: Path, side: Side = "base") -> Layout:
     if source.is_dir():
-        return (lay_out_pipeline if is_pipeline(source) else lay_out_folder)(edit, source, side)
+        distributed = is_checkpoint_folder(source)
+        lay_out = lay_out_distributed if distributed else lay_out_pipeline if is_pipeline(source) else lay_out_folder
+        return lay_out(edit, source, side)
     _suffix(source)
     return Layout(places=find_places(wanted_slices(edit), source, {source.name: open_weights(source)}, side))
 

@@ -1,15 +1,16 @@
 """Files of weights, read and written slice by slice.
 
-A safetensors file is read without loading it, and written as a patched copy; a torch file is loaded as a whole.
+A safetensors file is read without loading it, and written as a patched copy; a torch file is loaded as a whole. What
+torch.distributed.checkpoint wrote is in distributed.py.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import numpy
 import safetensors
@@ -20,31 +21,42 @@ from ..edit.manifest import DTYPES, SliceRecord
 from ..errors import EditError
 from ..fingerprint import dtype_name, plain_tensor_problem
 from ..matrix import as_bytes, matrix_shape, read_slice, same_bits, write_slice
+from ..state_names import CONTAINERS, unwrapped
 
+PIECES = "*.distcp"  # stands for all files of a distributed checkpoint
 TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
-# Where training loops keep the model's state dict among other things.
-_CONTAINERS = ("state_dict", "model_state_dict", "model", "module")
-_WRAPPERS = ("module.", "_orig_mod.")
 
 Place = tuple[str, SliceRecord, Tensor]  # tensor name in the file, slice, new values
 
 
-def open_weights(path: Path) -> SafetensorsFile | TorchFile:
+class Weights(Protocol):
+    """An opened file of weights, or several that are one."""
+
+    names: tuple[str, ...]
+
+    def key(self, name: str) -> str | None:
+        """The tensor's name here, of what a model calls `name`; None where there is none."""
+
+    def form(self, key: str) -> tuple[tuple[int, ...], str]:
+        """Shape and dtype."""
+
+    def tensor(self, key: str) -> Tensor:
+        """The whole tensor, a copy."""
+
+    def read(self, key: str, record: SliceRecord) -> Tensor:
+        """The slice's values, or their bytes as uint8."""
+
+    def write(self, destination: Path, places: Sequence[Place]) -> tuple[str, ...]:
+        """A copy with these slices replaced. Returns the entries beside the state dict that hold tensors."""
+
+
+def open_weights(path: Path) -> Weights:
+    """path: a file, or folder / PIECES for all files of a distributed checkpoint."""
+    if path.name == PIECES:
+        from .distributed import DistributedFiles
+
+        return DistributedFiles(path)
     return SafetensorsFile(path) if path.suffix.lower() == ".safetensors" else TorchFile(path)
-
-
-def _unwrapped(names: Iterable[str]) -> dict[str, str]:
-    """Plain name -> name in the file, for names behind 'module.' or '_orig_mod.'; the plain one wins."""
-    found: dict[str, str] = {}
-    for name in names:
-        plain = name
-        while plain.startswith(_WRAPPERS):
-            plain = plain.split(".", 1)[1]
-        if plain == name:
-            found[plain] = name
-        else:
-            found.setdefault(plain, name)
-    return found
 
 
 class SafetensorsFile:
@@ -63,7 +75,7 @@ class SafetensorsFile:
         self._header.pop("__metadata__", None)
         self._start = 8 + length
         self.names = tuple(self._header)
-        self._keys = _unwrapped(self.names)
+        self._keys = unwrapped(self.names)
 
     def key(self, name: str) -> str | None:
         return name if name in self._header else self._keys.get(name)
@@ -124,11 +136,11 @@ class TorchFile:
         state = _state_dict(self._checkpoint)
         if state is None:
             raise EditError(
-                f"{path} holds no state dict; expected tensors by name, bare or under {', '.join(_CONTAINERS)}."
+                f"{path} holds no state dict; expected tensors by name, bare or under {', '.join(CONTAINERS)}."
             )
         self._state = state
         self.names = tuple(state)
-        self._keys = _unwrapped(self.names)
+        self._keys = unwrapped(self.names)
 
     def key(self, name: str) -> str | None:
         key = name if name in self._state else self._keys.get(name)
@@ -165,7 +177,7 @@ class TorchFile:
 def _state_dict(checkpoint: Any) -> Mapping[str, Any] | None:
     if not isinstance(checkpoint, Mapping):
         return None
-    for name in _CONTAINERS:
+    for name in CONTAINERS:
         inner = checkpoint.get(name)
         if isinstance(inner, Mapping) and any(isinstance(value, Tensor) for value in inner.values()):
             return inner

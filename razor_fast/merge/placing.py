@@ -13,7 +13,7 @@ from ..edit import Edit
 from ..edit.manifest import SliceRecord
 from ..errors import BaseMismatchError
 from ..fingerprint import hash_tensor
-from .files import Place, SafetensorsFile, TorchFile
+from .files import Place, Weights
 
 Side = Literal["base", "new"]  # which of an edit's values the files must hold
 
@@ -48,7 +48,7 @@ def wanted_slices(edit: Edit) -> list[Wanted]:
 
 
 def find_places(
-    wanted: Sequence[Wanted], source: Path, files: Mapping[str, SafetensorsFile | TorchFile], side: Side = "base"
+    wanted: Sequence[Wanted], source: Path, files: Mapping[str, Weights], side: Side = "base"
 ) -> dict[str, list[Place]]:
     """The places of the slices by file. files: opened, by name relative to `source` (a folder), or the one file `source`.
 
@@ -65,7 +65,7 @@ def find_places(
     return places
 
 
-def _stored(names: Sequence[str], files: Mapping[str, SafetensorsFile | TorchFile]) -> Iterator[tuple[str, str]]:
+def _stored(names: Sequence[str], files: Mapping[str, Weights]) -> Iterator[tuple[str, str]]:
     """(file, tensor in it) for every name; a name of old is looked for where no file has the new one."""
     for name in names:
         there = [(file, key) for file, opened in files.items() if (key := opened.key(name)) is not None]
@@ -76,7 +76,7 @@ def _stored(names: Sequence[str], files: Mapping[str, SafetensorsFile | TorchFil
         yield from there
 
 
-def _check(file: SafetensorsFile | TorchFile, path: Path, key: str, record: SliceRecord, side: Side) -> None:
+def _check(file: Weights, path: Path, key: str, record: SliceRecord, side: Side) -> None:
     shape, dtype = file.form(key)
     if shape != record.shape:
         raise BaseMismatchError(f"{path}: {key} has shape {list(shape)}; the edit was made on {list(record.shape)}.")
@@ -96,7 +96,7 @@ def _check(file: SafetensorsFile | TorchFile, path: Path, key: str, record: Slic
         raise BaseMismatchError(f"{path}: {record.label} does not hold the values the edit was made on.")
 
 
-def _missing(name: str, source: Path, files: Mapping[str, SafetensorsFile | TorchFile]) -> str:
+def _missing(name: str, source: Path, files: Mapping[str, Weights]) -> str:
     message = f"{source} holds no tensor {name}"
     stored = [key for file in files.values() for key in file.names]
     near = [key for key in stored if key.endswith(f".{name}") or name.endswith(f".{key}")]

@@ -23,7 +23,7 @@ class ModelSection(Section):
         "transformers: a folder of save_pretrained, or a hub id",
     )
     pretrained: Name | None = Field(
-        None, description="open_clip: a checkpoint file, or a tag of the architecture (laion2b_s34b_b79k)"
+        None, description="open_clip: a checkpoint file, a folder of torch.distributed.checkpoint, or a tag (laion2b_s34b_b79k)"
     )
     config: Name | None = Field(None, description="open_clip: a model configuration (JSON) that is not built in")
     precision: Literal["fp32", "bf16", "fp16"] = Field(
