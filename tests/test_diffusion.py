@@ -305,7 +305,7 @@ def test_alignment_falls_where_the_concept_is_known():
     first.backward()
     weight = next(p for n, p in task.model.named_parameters() if n.endswith("final_layer_norm.bias"))
     with torch.no_grad():
-        weight += 0.1 * task._directions[0].mean(dim=0)
+        weight += 0.1 * task.directions[0].mean(dim=0)
     assert next(iter(task.losses("forget", 0, 0))).item() < first.item()
 
 
@@ -381,7 +381,7 @@ def test_half_precision_that_overflows_is_said_before_anything_is_changed():
 
 def test_a_loss_that_overflows_names_the_precision(task):
     with pytest.raises(NonFiniteError, match="retain loss is nan.*overflows in float32"):
-        task._said(torch.tensor(float("nan")), "retain")
+        task.finite(torch.tensor(float("nan")), "retain")
 
 
 def test_out_of_memory_says_what_to_lower(monkeypatch):

@@ -7,45 +7,22 @@ seeds are only ever reported.
 
 import copy
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 import torch
 
-from .. import losses
 from ..errors import ConceptError, ConfigError, NonFiniteError
-from ..evaluation.canvas import canvas_metrics
 from ..memory import memory_advice
 from ..threads import fixed
-from .diffusion_audit import image_log_probs, outcomes, relearning_losses
+from . import diffusion_audit, diffusion_erasing, diffusion_judging, diffusion_losses, diffusion_training
 from .diffusion_data import frozen_predictions, pixels, retained, training_latents
-from .diffusion_erasing import denoised_place, erasing_losses, erasing_targets, noised_places
-from .diffusion_generation import generate
+from .diffusion_judging import FULL, QUICK, SEEDS, Drawing
 from .diffusion_model import adapter_for
-from .diffusion_noise import noise_process, stratified
+from .diffusion_noise import noise_process
 from .diffusion_report import report_sections, take_snapshot
-from .diffusion_text import TextCache, pooled_features, unknown_everywhere
-from .diffusion_training import OBJECTIVES, training_losses
+from .diffusion_text import TextCache, unknown_everywhere
 
-__all__ = ["DiffusionTask", "Drawing", "FULL", "QUICK"]
-
-SIDES = ("forget", "retain", "mismatch")
-SEEDS = {"train": 10_000_000, "validation": 20_000_000, "test": 30_000_000}  # of images: no two parts share one
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """How many images a part is judged on, and how they are drawn. size: side in pixels; None: the pipeline's own."""
-
-    forget_images: int = 16
-    retain_images: int = 48
-    steps: int = 10
-    guidance: float = 7.5
-    size: int | None = None
-    batch_size: int = 8
-
-
-QUICK = {"validation": Drawing(16, 48, 10), "test": Drawing(50, 150, 20)}
-FULL = {"validation": Drawing(32, 96, 20), "test": Drawing(200, 600, 50)}
+__all__ = ["FULL", "QUICK", "DiffusionTask", "Drawing"]
 
 
 class DiffusionTask:
@@ -106,7 +83,7 @@ class DiffusionTask:
         self.align_weight, self.noise_weight = align_weight, noise_weight
         self.default_tolerances = {}
         self.reference, self.quality, self.real = reference, quality, None
-        self.classifiers = self._check_classifiers(classifiers)
+        self.classifiers = diffusion_judging.check_classifiers(prompts, classifiers)
         self.retain_metrics = ("in_domain_accuracy",)
         if prompts.other in self.classifiers:
             self.retain_metrics += ("cross_domain_accuracy",)
@@ -138,15 +115,6 @@ class DiffusionTask:
         self.model = self.adapter.model.eval()
         self.texts = TextCache(self.adapter)
 
-    def _check_classifiers(self, classifiers):
-        domains = [d for d, names in self.prompts.classes.items() if names]
-        missing = [d for d in domains if d not in classifiers]
-        if missing:
-            raise ConfigError(f"there is no classifier of {missing[0]}s; give one, or images to train it on")
-        for domain in domains:
-            classifiers[domain].index(self.prompts.classes[domain])
-        return {d: classifiers[d] for d in domains}
-
     @fixed
     def _freeze(self, images, train_images, keep, drift_samples):
         seeds = SEEDS["train"] + 1_000_000 * self.seed
@@ -161,172 +129,35 @@ class DiffusionTask:
         self.process = noise_process(self.pipeline.scheduler, side[0] * side[1] // max(patch, 2) ** 2)
         self.guidance = self.drawing["validation"].guidance
         self.drift = frozen_predictions(self, drift_samples)
-        self._directions = self._concept_directions() if self.align_weight else []
-
-    def _concept_directions(self):
-        """For each encoder, [P, E] unit rows: what of a forget prompt's frozen feature is due to the concept.
-
-        It is the prompt's feature less the mean feature of the same prompt with other classes in the concept's place.
-        """
-        prompts = [p.text for p in self.prompts.forget["train"]]
-        with torch.no_grad():
-            own = pooled_features(self.adapter, prompts)
-            others = [pooled_features(self.adapter, names) for names in self.prompts.anchors]
-        return [
-            torch.nn.functional.normalize(features - torch.stack([o[e].mean(dim=0) for o in others]), dim=-1)
-            for e, features in enumerate(own)
-        ]
+        self.directions = diffusion_losses.concept_directions(self) if self.align_weight else []
 
     # -- what the loop asks for
 
-    def losses(self, side, round_index, seed):
-        """See Task.losses. forget: align_weight x alignment of forget prompts with the concept's direction in the frozen text
-        features + noise_weight x prediction loss on forget images. retain: prediction loss on retain images. mismatch: squared
-        drift of the guided prediction from the frozen model's."""
-        draw = (seed + self.seed) * 100_003 + 3 * round_index + SIDES.index(side)
-        generator = torch.Generator().manual_seed(draw)
-        if side == "mismatch":
-            yield from self._drift_losses(generator)
-            return
-        weight = 1.0
-        if side == "forget":
-            # A loss that reaches nothing trainable is left out; where both do, the loop is to say so.
-            if self.align_weight and (self.texts.trainable() or not self.noise_weight):
-                yield self._said(self.align_weight * self._alignment(), side)
-            weight = self.noise_weight
-        if not weight:
-            return
-        latents, captions = self.latents[side], self.captions[side]
-        order = torch.randperm(len(latents), generator=generator).tolist()
-        wanted = min(self.batch_size * self.gradient_batches, max(len(latents), self.batch_size))
-        rows = [order[i % len(order)] for i in range(wanted)]
-        places = stratified(wanted, generator)
-        noise = torch.randn(wanted, *latents.shape[1:], generator=generator)
-        for start in range(0, wanted, self.batch_size):
-            chunk = rows[start : start + self.batch_size]
-            clean = latents[chunk]
-            here = slice(start, start + len(chunk))
-            timesteps, noisy, target = self.process.draw(clean, noise[here].to(clean), places[here])
-            with self._computing(side):
-                found = self.adapter.predict(noisy, timesteps, self.texts([captions[r] for r in chunk]))
-                loss = losses.prediction_loss(found, target)
-            yield self._said(weight * loss * (len(chunk) / wanted), side)
-
-    def training_losses(self, objective, epoch, seed):
-        """See families.task.Trains; the losses stand in diffusion_training.py."""
-        return training_losses(self, objective, epoch, seed)
-
-    def training_batches(self, objective):
-        return -(-len(self.latents[OBJECTIVES[objective]]) // self.batch_size)
-
-    # -- what ESD asks for, see diffusion_erasing.py
-
-    def denoised_place(self, seed, number, **options):
-        return denoised_place(self, seed, number, **options)
-
-    def noised_places(self, count, seed, first):
-        return noised_places(self, count, seed, first)
-
-    def erasing_targets(self, places, **options):
-        return erasing_targets(self, places, **options)
-
-    def erasing_losses(self, places):
-        return erasing_losses(self, places)
-
-    def _alignment(self):
-        with self._computing("forget"):
-            found = pooled_features(self.adapter, [p.text for p in self.prompts.forget["train"]])
-            each = [losses.cosine_embedding_loss(f, d) for f, d in zip(found, self._directions)]
-        return sum(each) / len(each)
-
-    def _drift_losses(self, generator):
-        total = len(self.drift.prompts)
-        wanted = min(total, self.batch_size * self.gradient_batches)
-        rows = torch.randperm(total, generator=generator)[:wanted].tolist()
-        for start in range(0, wanted, self.batch_size):
-            chunk = rows[start : start + self.batch_size]
-            with self._computing("mismatch"):
-                found = self.guided(chunk)
-                loss = losses.prediction_loss(found, self.drift.predictions[chunk].to(found.device))
-            yield self._said(loss * (len(chunk) / wanted), "mismatch")
-
-    def guided(self, rows):
-        """The guided prediction at rows of the drift's places: [len(rows), C, h, w]."""
-        drift = self.drift
-        texts = self.texts([drift.prompts[r] for r in rows])
-        return self.adapter.guided(drift.noisy[rows], drift.timesteps[rows], texts, self.texts.empty(), self.guidance)
-
-    @contextmanager
-    def _computing(self, side):
-        lower = "task.batch_size, or turn on task.gradient_checkpointing, or use bf16 weights"
-        with memory_advice(f"computing the {side} loss", lower), self._autocast():
-            yield
-
-    def _autocast(self):
-        if self.autocast is None:
-            return nullcontext()
-        return torch.autocast(self.adapter.device.type, {"bf16": torch.bfloat16, "fp16": torch.float16}[self.autocast])
-
-    def _said(self, loss, side):
-        if not torch.isfinite(loss):
-            raise NonFiniteError(
-                f"the {side} loss is {loss.item()}: the {self.adapter.kind} overflows in "
-                f"{self.autocast or str(self.adapter.dtype).removeprefix('torch.')}; use bf16 or fp32 (model.precision, "
-                "task.autocast)"
-            )
-        return loss
+    losses = diffusion_losses.losses_of
 
     @fixed
     def evaluate(self, part):
         """UA, IRA and CRA of images drawn for "validation" or "test"; see evaluation/canvas.py and docs/metrics.md."""
         return self.judge(part)[0]
 
-    def judge(self, part):
-        """(CanvasMetrics, images, prompts) of a part: forget images first."""
-        drawn, prompts = self.draw(part)
-        drawing = self.drawing[part]
-        forget, retain = drawn.split([drawing.forget_images, drawing.retain_images])
-        kept = prompts[drawing.forget_images :]
-        own, other = self.classifiers[self.prompts.domain], self.classifiers.get(self.prompts.other)
-        cross = (None, None)
-        if other is not None:
-            cross = other.scores(retain), other.index([p.of(self.prompts.other) for p in kept])
-        found = canvas_metrics(
-            own.scores(forget),
-            own.index([self.concept]).item(),
-            own.scores(retain),
-            own.index([p.of(self.prompts.domain) for p in kept]),
-            *cross,
-        )
-        if self.quality is not None and part == "test":
-            found.update(self.quality(retain, [p.text for p in kept], self.real))
-        return found, drawn, prompts
+    draw, judge = diffusion_judging.draw, diffusion_judging.judge
 
-    def draw(self, part):
-        """(images [N, 3, H, W] in [0, 1], Prompts drawn) of a part: forget images, then retain images. Same seeds always."""
-        if part not in ("validation", "test"):
-            raise ConfigError(f"part is {part!r}; expected 'validation' or 'test'")
-        drawing = self.drawing[part]
-        prompts = self.prompts.deal("forget", part, drawing.forget_images)
-        prompts += self.prompts.deal("retain", part, drawing.retain_images)
-        first = SEEDS[part] + 1_000_000 * self.seed
-        with self._autocast():
-            images = generate(
-                self.adapter,
-                self.texts,
-                [p.text for p in prompts],
-                [first + i for i in range(len(prompts))],
-                steps=drawing.steps,
-                guidance=drawing.guidance,
-                size=drawing.size,
-                batch_size=drawing.batch_size,
-            )
-        return images, prompts
+    # -- what methods that train in small steps ask for, see task.Trains; and ESD
 
-    # -- what an audit asks for, see task.Audited and diffusion_audit.py
+    training_losses = diffusion_training.training_losses
+    training_batches = diffusion_training.training_batches
+    denoised_place = diffusion_erasing.denoised_place
+    noised_places = diffusion_erasing.noised_places
+    erasing_targets = diffusion_erasing.erasing_targets
+    erasing_losses = diffusion_erasing.erasing_losses
 
-    #: see task.Audited: images are drawn from prompts of the test part, which neither gradients nor the search saw
+    # -- what an audit asks for, see task.Audited
+
+    #: images are drawn from prompts of the test part, which neither gradients nor the search saw
     audited_sets = {"unseen": [("test", "forget"), ("test", "retain")]}
+    outcomes = fixed(diffusion_audit.outcomes)
+    class_log_probs = fixed(diffusion_audit.image_log_probs)
+    relearning_losses = diffusion_audit.relearning_losses
 
     @property
     def forget_samples(self):
@@ -336,19 +167,36 @@ class DiffusionTask:
     def prediction_classes(self):
         return list(self.classifiers[self.prompts.domain].classes)
 
-    @fixed
-    def outcomes(self, part):
-        """See task.Audited: what each image drawn is called."""
-        return outcomes(self, part)
+    # -- what the losses have in common
 
-    @fixed
-    def class_log_probs(self, part, side):
-        """See task.Audited: of the classifier of the concept's domain, on the images drawn."""
-        return image_log_probs(self, part, side)
+    def guided(self, rows):
+        """The guided prediction at rows of the drift's places: [len(rows), C, h, w]."""
+        drift = self.drift
+        texts = self.texts([drift.prompts[r] for r in rows])
+        return self.adapter.guided(drift.noisy[rows], drift.timesteps[rows], texts, self.texts.empty(), self.guidance)
 
-    def relearning_losses(self, count, step, seed):
-        """See task.Audited: prediction losses on `count` forget images."""
-        return relearning_losses(self, count, step, seed)
+    @contextmanager
+    def computing(self, side):
+        """Context of a loss: mixed precision, and out of memory said with what to lower."""
+        lower = "task.batch_size, or turn on task.gradient_checkpointing, or use bf16 weights"
+        with memory_advice(f"computing the {side} loss", lower), self.mixed_precision():
+            yield
+
+    def mixed_precision(self):
+        """Context: as `autocast` says."""
+        if self.autocast is None:
+            return nullcontext()
+        return torch.autocast(self.adapter.device.type, {"bf16": torch.bfloat16, "fp16": torch.float16}[self.autocast])
+
+    def finite(self, loss, side):
+        """The loss. Raises NonFiniteError where it overflowed."""
+        if not torch.isfinite(loss):
+            raise NonFiniteError(
+                f"the {side} loss is {loss.item()}: the {self.adapter.kind} overflows in "
+                f"{self.autocast or str(self.adapter.dtype).removeprefix('torch.')}; use bf16 or fp32 (model.precision, "
+                "task.autocast)"
+            )
+        return loss
 
     def kept_texts(self):
         """See task.Audited: the retain prompts."""

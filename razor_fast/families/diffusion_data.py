@@ -7,6 +7,7 @@ import torch
 from ..errors import ConfigError, NonFiniteError
 from ..precision import wide
 from .diffusion_generation import generate_latents
+from .diffusion_losses import drift_batch
 from .diffusion_noise import stratified
 
 __all__ = ["Drift", "frozen_predictions", "pixels", "retained", "training_latents"]
@@ -95,11 +96,9 @@ def frozen_predictions(task, count):
     noise = torch.randn(clean.shape, generator=generator).to(clean)
     timesteps, noisy, _ = task.process.draw(clean, noise, stratified(count, generator))
     drift = task.drift = Drift(noisy, timesteps, [captions[r] for r in rows])
-    with torch.no_grad(), task._computing("mismatch"):
-        parts = [
-            task.guided(list(range(start, min(start + task.batch_size, count))))
-            for start in range(0, count, task.batch_size)
-        ]
+    size = drift_batch(task)
+    with torch.no_grad(), task.computing("mismatch"):
+        parts = [task.guided(list(range(start, min(start + size, count)))) for start in range(0, count, size)]
     drift.predictions = torch.cat(parts)
     if not torch.isfinite(drift.predictions).all():
         raise NonFiniteError(

@@ -41,7 +41,7 @@ def denoised_place(task, seed, number, *, steps, guidance):
     noise = torch.randn(len(rows), *like.shape[1:], generator=generator).to(like)
     until = torch.rand((), generator=generator).item()
     shift = getattr(task.process, "shift", 1.0)
-    with task._computing("forget"):
+    with task.computing("forget"):
         noisy, timesteps = denoise_until(
             task.adapter, noise, task.texts(prompts), empty, steps=steps, until=until, guidance=guidance, shift=shift,
             generator=generator,
@@ -73,7 +73,7 @@ def erasing_targets(task, places, *, negative_guidance, anchor=None):
     for place in places:
         count = len(place.prompts)
         nothing = empty.rows(torch.zeros(count, dtype=torch.int64, device=empty.embeddings.device))
-        with task._computing("forget"):
+        with task.computing("forget"):
             told = task.adapter.predict(place.noisy, place.timesteps, task.texts(place.prompts))
             free = task.adapter.predict(place.noisy, place.timesteps, nothing)
             start = free
@@ -86,10 +86,10 @@ def erasing_targets(task, places, *, negative_guidance, anchor=None):
 def erasing_losses(task, places):
     """The distance of the told prediction from its target, for each place that has one."""
     for place in places:
-        with task._computing("forget"):
+        with task.computing("forget"):
             found = task.adapter.predict(place.noisy, place.timesteps, task.texts(place.prompts))
             loss = losses.prediction_loss(found, place.target)
-        yield task._said(loss, "forget")
+        yield task.finite(loss, "forget")
 
 
 def _empty(task):

@@ -7,16 +7,17 @@ import torch
 
 from .. import losses
 from ..errors import ConfigError
+from .diffusion_losses import alignment
 from .diffusion_noise import stratified
 
-__all__ = ["OBJECTIVES", "generator_of", "noised", "training_losses"]
+__all__ = ["OBJECTIVES", "generator_of", "noised", "training_batches", "training_losses"]
 
 #: objective -> the side whose images it goes over
 OBJECTIVES = {"forget": "forget", "retain": "retain", "fit_forget": "forget", "fit_retain": "retain", "relabel": "forget"}
 
 
 def training_losses(task, objective, epoch, seed):
-    """Mean losses of one pass over a side's latents. forget: as DiffusionTask.losses weighs it. retain, fit_*: prediction loss.
+    """Mean losses of one pass over a side's latents. forget: as losses_of weighs it. retain, fit_*: prediction loss.
     relabel: squared distance of the prediction told the own prompt from the one told a retain prompt, which is held still
     (SalUn's loss for generation, arXiv 2310.12508)."""
     if objective not in OBJECTIVES:
@@ -25,7 +26,7 @@ def training_losses(task, objective, epoch, seed):
     generator = generator_of(task, seed, epoch, list(OBJECTIVES).index(objective))
     for rows, timesteps, noisy, target in noised(task, side, generator):
         captions = [task.captions[side][row] for row in rows]
-        with task._computing(objective):
+        with task.computing(objective):
             if objective == "relabel":
                 others = task.captions["retain"]
                 drawn = torch.randint(len(others), (len(rows),), generator=generator).tolist()
@@ -37,8 +38,13 @@ def training_losses(task, objective, epoch, seed):
                 found = task.adapter.predict(noisy, timesteps, task.texts(captions))
                 loss = losses.prediction_loss(found, target) * (task.noise_weight if objective == "forget" else 1.0)
         if objective == "forget" and task.align_weight and (task.texts.trainable() or not task.noise_weight):
-            loss = loss + task.align_weight * task._alignment()
-        yield task._said(loss, objective)
+            loss = loss + task.align_weight * alignment(task)
+        yield task.finite(loss, objective)
+
+
+def training_batches(task, objective):
+    """See families.task.Trains."""
+    return -(-len(task.latents[OBJECTIVES[objective]]) // task.batch_size)
 
 
 def generator_of(task, seed, epoch, place):
