@@ -19,7 +19,8 @@ TINY = emoji_styles.Size(3, ("noto", "fluent_flat"), 16, SHORT, FEW, FEW)
 
 @pytest.fixture
 def data(tmp_path):
-    path = tmp_path / "emoji.npz"
+    path = tmp_path / "data" / emoji_styles.FILE
+    path.parent.mkdir()
     images = np.random.default_rng(0).integers(0, 255, (5, 9, 64, 64, 3), dtype=np.uint8)
     names = np.array(["ant", "bell", "cat", "dog", "egg"])
     np.savez(path, images=images, object_names=names, style_names=np.array(emoji_styles.ALL))
@@ -35,8 +36,8 @@ def test_pictures_are_averaged_down_and_named(data):
 
 
 def test_without_the_data_it_says_so(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["emoji_styles", "--data", str(tmp_path / "nowhere.npz")])
-    assert emoji_styles.main() == 0 and "skipped" in capsys.readouterr().out
+    monkeypatch.setattr("sys.argv", ["emoji_styles", "--data", str(tmp_path / "nowhere")])
+    assert emoji_styles.main() == 0 and "not run" in capsys.readouterr().out
 
 
 def test_a_run_that_was_stopped_goes_on(data, tmp_path, monkeypatch, capsys):
@@ -44,13 +45,17 @@ def test_a_run_that_was_stopped_goes_on(data, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(emoji_styles, "CONFIG", {"max_rounds": 1, "max_probes": 1, "initial_units": 1, "inner_steps": 1})
     monkeypatch.setattr(emoji_styles, "CLASSIFIER_STEPS", (12, 12))
     out = tmp_path / "rows.csv"
-    options = ["emoji_styles", "--data", str(data), "--cache", str(tmp_path / "weights"), "--out", str(out), "--requests", "1"]
+    folders = {"--data": data.parent, "--cache": tmp_path / "weights", "--reports": tmp_path / "reports", "--out": out}
+    options = ["emoji_styles", "--requests", "1", *(str(word) for pair in folders.items() for word in pair)]
     monkeypatch.setattr("sys.argv", options)
     emoji_styles.main()
     rows = list(csv.DictReader(out.open()))
     assert [(r["domain"], r["concept"], r["model"]) for r in rows] == [
         (d, c, m) for d, c in (("style", "noto"), ("object", "ant")) for m in ("original", "unlearned", "retrained")
     ]
+    pages = sorted(path.name for path in (tmp_path / "reports").glob("*.html"))
+    assert pages == ["object-ant-small-0.html", "style-noto-small-0.html"]
+    assert not list((tmp_path / "weights").glob("run-*"))
     capsys.readouterr()
     monkeypatch.setattr(emoji_styles, "measure", None)  # a call would fail
     emoji_styles.main()

@@ -7,13 +7,13 @@ when a bar is missed. Rows already in --out are not run again.
 """
 
 import argparse
-import csv
 import shutil
 import sys
 import tempfile
 from pathlib import Path
 from statistics import mean
 
+from benchmarks.quality.comparing.rows import kept_rows, write_rows
 from razor_fast.demo.diffusion import run_demo
 
 METRICS = ("unlearning_accuracy", "in_domain_accuracy", "cross_domain_accuracy", "forget_margin")
@@ -31,7 +31,8 @@ def main():
         for seed in range(given.seeds):
             if not any(row["forget"] == forget and row["seed"] == seed for row in rows):
                 rows += measure(forget, seed, given.cache)
-                write(given.out, rows)
+                if given.out is not None:
+                    write_rows(given.out, rows)
     missed = False
     for forget in given.forget:
         own = [row for row in rows if row["forget"] == forget and row["seed"] < given.seeds]
@@ -81,21 +82,8 @@ def judge(forget, rows):
 
 
 def read(path):
-    if path is None or not path.is_file():
-        return []
-    with open(path, newline="") as file:
-        rows = list(csv.DictReader(file))
     numbers = ("share_edited", "seconds", *METRICS)
-    return [row | {"seed": int(row["seed"])} | {name: float(row[name]) for name in numbers} for row in rows]
-
-
-def write(path, rows):
-    if path is None:
-        return
-    with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+    return [row | {"seed": int(row["seed"])} | {name: float(row[name]) for name in numbers} for row in kept_rows(path)]
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ concept, on which nothing is trained or searched.
 """
 
 import argparse
-import csv
 import hashlib
 import json
 import shutil
@@ -25,7 +24,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.quality import easyvqa_data as data
-from benchmarks.quality.comparing.rows import write_rows
+from benchmarks.quality.comparing.rows import kept_rows, write_rows
 from razor_fast.config import RazorConfig
 from razor_fast.demo.vlm_training import Recipe, build_model, build_processor, save_whole, train, train_tower
 from razor_fast.families.vlm import VlmTask
@@ -115,7 +114,7 @@ def main():
     if missing:
         print(f"not run: {given.data} has no {missing[0]}")
         return 0
-    rows = read_rows(given.out)
+    rows = kept_rows(given.out)
     for seed in range(given.seeds):
         for concept in given.concepts:
             key = {"size": given.size, "seed": str(seed), "forget": concept}
@@ -127,13 +126,6 @@ def main():
                 shares = ", ".join(f"{m.replace('_', ' ')} {float(row[m]):.1%}" for m in METRICS)
                 print(f"{concept}, seed {seed}, {row['model']}: {shares} ({row['outcome']})", flush=True)
     return 0
-
-
-def read_rows(path):
-    if path is None or not path.is_file():
-        return []
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 if __name__ == "__main__":

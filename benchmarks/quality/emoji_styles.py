@@ -1,17 +1,21 @@
 """Style and object requests on emoji: a pipeline trained on objects x styles forgets one, as UnlearnCanvas would measure it.
 
-    python -m benchmarks.quality.emoji_styles [--size small] [--data FILE] [--seeds 1] [--requests 2] [--out results.csv]
+    python -m benchmarks.quality.emoji_styles [--size small] [--data FOLDER] [--seeds 1] [--requests 2] [--out results.csv]
 
-Reads emoji_styles64.npz (objects x styles, one image each) from --data; default: shared/data beside the repository. Without the
+Reads emoji_styles64.npz (objects x styles, one image each) in --data; default: shared/data beside the repository. Without the
 file it says so and measures nothing. Trains a pipeline (demo/diffusion_training.py) on all pairs and, for each request, one
-that never saw the concept; unlearns; and prints UA, IRA and CRA of the three on test prompts and seeds. Trained pipelines
-are kept in --cache, and rows already in --out are not measured again, so a run that was stopped goes on.
+that never saw the concept; unlearns; and prints UA, IRA and CRA of the three on test prompts and seeds. Trained pipelines and
+unfinished runs are kept in --cache, and rows already in --out are not measured again, so a run that was stopped goes on. With
+--reports, the page of each run, pictures of the same prompts and seeds before and after among it, goes to that folder.
 
-Sizes: small (12 objects, 4 styles, 32 pixels: minutes on two cores), large (100 objects, 9 styles, 64 pixels: a GPU).
+One image a pair: a small pipeline learns these images by heart, and what is measured is whether it still draws them.
+
+Sizes: small (12 objects, 4 styles, 32 pixels: on one core three minutes of training a pipeline and two of unlearning), large (100
+objects, 9 styles, 64 pixels: a GPU).
 """
 
 import argparse
-import csv
+import shutil
 import sys
 import time
 from dataclasses import dataclass
@@ -19,14 +23,17 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.quality.comparing.rows import kept_rows, write_rows
 from razor_fast.config import RazorConfig
 from razor_fast.demo.canvas import Canvas
 from razor_fast.demo.diffusion import canvas_task
 from razor_fast.demo.diffusion_training import Recipe
 from razor_fast.families.diffusion import Drawing
 from razor_fast.methods import unlearn
+from razor_fast.report import report_from_log, save_report
 
-DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "emoji_styles64.npz"
+DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+FILE = "emoji_styles64.npz"
 METRICS = ("unlearning_accuracy", "in_domain_accuracy", "cross_domain_accuracy")
 TEMPLATES = (
     "{object} in {style} style",
@@ -40,9 +47,12 @@ TEMPLATES = (
     "an icon of {object} in {style} style",
 )
 
-
-CONFIG = {"retain_tolerance": 0.03, "lambda_retain": 10.0, "lambda_mismatch": 30.0}
-CLASSIFIER_STEPS = (600, 300)
+# As the digits demo chose them (razor_fast/demo/diffusion.py), with the tolerance that its bars allow.
+CONFIG = dict(
+    step="joint", initial_units=8, inner_steps=24, inner_share=0.01, lambda_retain=10.0, lambda_mismatch=10.0,
+    retain_tolerance=0.03, max_rounds=3,
+)  # fmt: skip
+CLASSIFIER_STEPS = (300, 150)  # of objects, of styles
 
 
 @dataclass(frozen=True)
@@ -103,17 +113,18 @@ def load(path, size):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="small")
-    parser.add_argument("--data", type=Path, default=DATA)
+    parser.add_argument("--data", type=Path, default=DATA, help=f"folder of {FILE}")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--requests", type=int, default=2, help="concepts of each domain")
     parser.add_argument("--cache", type=Path, default=Path("runs/emoji-weights"))
     parser.add_argument("--out", type=Path, help="csv, one row a request, seed and model")
+    parser.add_argument("--reports", type=Path, help="folder for the page of each run")
     given = parser.parse_args()
-    if not given.data.is_file():
-        print(f"skipped: {given.data} is not there; give emoji_styles64.npz with --data")
+    if not (given.data / FILE).is_file():
+        print(f"not run: {given.data} has no {FILE}")
         return 0
-    size, rows = SIZES[given.size], read(given.out)
-    canvas = load(given.data, size)
+    size, rows = SIZES[given.size], kept_rows(given.out)
+    canvas = load(given.data / FILE, size)
     step = max(1, len(canvas.names) // given.requests)
     requests = [("style", name) for name in canvas.styles[: given.requests]]
     requests += [("object", name) for name in canvas.names[::step][: given.requests]]
@@ -121,8 +132,9 @@ def main():
         for domain, concept in requests:
             key = {"size": given.size, "seed": str(seed), "domain": domain, "concept": concept}
             if not any(all(row[k] == v for k, v in key.items()) for row in rows):
-                rows += [key | row for row in measure(canvas, size, domain, concept, seed, given.cache)]
-                write(given.out, rows)
+                rows += [key | row for row in measure(canvas, size, domain, concept, seed, given)]
+                if given.out is not None:
+                    write_rows(given.out, rows)
             show([row for row in rows if all(row[k] == v for k, v in key.items())])
     return 0
 
@@ -137,27 +149,27 @@ def emoji_task(canvas, size, domain, concept, seed, cache, progress):
     )  # fmt: skip
 
 
-def measure(canvas, size, domain, concept, seed, cache):
-    task = emoji_task(canvas, size, domain, concept, seed, cache, tell)
-    began = time.perf_counter()
-    found = unlearn(task, RazorConfig(seed=seed, **CONFIG))
-    seconds = time.perf_counter() - began
-    share = found.edit.summary()["share"] if found.edit is not None else 0.0
+def measure(canvas, size, domain, concept, seed, given):
+    """Rows of the original, the unlearned and the retrained pipeline."""
+    task = emoji_task(canvas, size, domain, concept, seed, given.cache, tell)
+    name = f"{domain}-{concept.replace(' ', '-')}-{given.size}-{seed}"
+    run_folder = given.cache / f"run-{name}"
+    began = time.process_time()
+    found = unlearn(task, RazorConfig(seed=seed, **CONFIG), run_directory=run_folder)
+    cpu_seconds = time.process_time() - began  # of a resumed run, since it was resumed
     columns = {
         "original": found.metrics["test"]["before"],
         "unlearned": found.metrics["test"]["after"],
         "retrained": task.on(task.reference).evaluate("test"),
     }
-    return [
-        {
-            "model": model,
-            "outcome": found.outcome,
-            "share_edited": share,
-            "seconds": seconds,
-            **{m: metrics[m] for m in METRICS},
-        }
-        for model, metrics in columns.items()
-    ]
+    if given.reports is not None:
+        given.reports.mkdir(parents=True, exist_ok=True)
+        data = report_from_log(run_folder, title=f"A pipeline of emoji forgets the {domain} {concept}")
+        save_report(data, given.reports / f"{name}.html", given.reports / f"{name}.json")
+    shutil.rmtree(run_folder)
+    shared = {"outcome": found.outcome, "cpu_seconds": cpu_seconds,
+              "share_edited": found.edit.summary()["share"] if found.edit is not None else 0.0}  # fmt: skip
+    return [{"model": model, **shared, **{m: metrics[m] for m in METRICS}} for model, metrics in columns.items()]
 
 
 def tell(what, done, total, loss):
@@ -169,22 +181,6 @@ def show(rows):
     for row in rows:
         values = ", ".join(f"{name} {float(row[name]):.4f}" for name in METRICS)
         print(f"{row['domain']} {row['concept']}, seed {row['seed']}, {row['model']}: {values} ({row['outcome']})")
-
-
-def read(path):
-    if path is None or not path.is_file():
-        return []
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def write(path, rows):
-    if path is None:
-        return
-    with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import csv
 
 from razor_fast.atomic import atomic_files
 
-__all__ = ["as_row", "read_rows", "write_rows"]
+__all__ = ["as_row", "kept_rows", "read_rows", "write_rows"]
 
 METRICS = ("forget_accuracy", "retain_accuracy", "in_domain_accuracy", "cross_domain_accuracy", "neutral_accuracy",
            "retrieval_stability", "forget_retrieval", "membership_auc", "privacy_leakage")  # fmt: skip
@@ -36,6 +36,14 @@ def write_rows(path, rows):
         writer = csv.DictWriter(file, names, restval="")
         writer.writeheader()
         writer.writerows([{n: f"{v:.6g}" if isinstance(v, float) else v for n, v in row.items()} for row in rows])
+
+
+def kept_rows(path):
+    """The rows of a csv as text, to go on from: none where path is None or there is no file."""
+    if path is None or not path.is_file():
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 def read_rows(path):
