@@ -96,6 +96,19 @@ def test_mismatch_is_zero_at_the_frozen_weights_and_grows(task):
             parameter.copy_(before)
 
 
+@pytest.mark.parametrize(("drawn", "passes"), [("sd", 2), ("sd3", 2), ("flux", 1)])
+def test_a_drift_micro_batch_is_no_larger_to_the_denoiser_than_any_other(drawn, passes):
+    """A guided prediction takes a row told the prompt and one told nothing; FLUX is told the scale instead."""
+    task = make_task(make_pipeline(drawn), batch_size=4, gradient_batches=1)
+    seen = []
+    hook = task.adapter.denoising_module.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(len(args[0] if args else kwargs["hidden_states"])), with_kwargs=True
+    )
+    found = [loss.item() for loss in task.losses("mismatch", 0, 0)]
+    hook.remove()
+    assert seen == [4] * passes and len(found) == passes
+
+
 def test_batches_depend_on_seed_and_round_only(task):
     def values(*draw):
         with torch.no_grad():

@@ -126,8 +126,8 @@ def main():
     size, rows = SIZES[given.size], kept_rows(given.out)
     canvas = load(given.data / FILE, size)
     step = max(1, len(canvas.names) // given.requests)
-    requests = [("style", name) for name in canvas.styles[: given.requests]]
-    requests += [("object", name) for name in canvas.names[::step][: given.requests]]
+    pairs = zip(canvas.styles[: given.requests], canvas.names[::step][: given.requests])
+    requests = [request for style, name in pairs for request in (("style", style), ("object", name))]
     for seed in range(given.seeds):
         for domain, concept in requests:
             key = {"size": given.size, "seed": str(seed), "domain": domain, "concept": concept}
