@@ -2,9 +2,10 @@
 
     python -m benchmarks.results_page
 
-demo_clip.csv, demo_diffusion.csv, demo_vlm.csv and easyvqa.csv are written by `python -m benchmarks.quality.<name> --out ...`,
-<device>/<version>.csv by `make bench`. compare_<data>.csv is written by `python -m benchmarks.quality.compare --out ...`, and
-sweep.csv by `python -m benchmarks.quality.sweep --out ...`; loop_section.py names the files of the loop.
+demo_clip.csv, demo_diffusion.csv, demo_vlm.csv, easyvqa.csv and emoji_styles.csv are written by `python -m
+benchmarks.quality.<name> --out ...`, <device>/<version>.csv by `make bench`. compare_<data>.csv is written by `python -m
+benchmarks.quality.compare --out ...`, and sweep.csv by `python -m benchmarks.quality.sweep --out ...`; loop_section.py and
+family_section.py name the files of the loop and of whole edits.
 tests/test_results_page.py compares page and block with the files.
 """
 
@@ -13,6 +14,7 @@ from pathlib import Path
 from statistics import mean
 
 from benchmarks import bars
+from benchmarks.family_section import family_section
 from benchmarks.loop_section import loop_section
 from benchmarks.plot import comparisons, latest, newest
 from benchmarks.quality.comparing.rows import read_rows
@@ -144,15 +146,18 @@ def page():
     files = {path: latest(read(path)) for path in newest(RESULTS).values()}
     lines = ["# Results", "", made, "", "## The bars", "", *bars_table(files.values()), "", *NOTES.splitlines(), ""]
     lines += demo_section(read(RESULTS / "demo_clip.csv"))
-    lines += ["", *loop_section(RESULTS)]
+    lines += ["", *loop_section(RESULTS), "", *family_section(RESULTS)]
     for name, title, command, judged, metrics in (
         ("demo_diffusion.csv", "The diffusion demo", "make demo-seeds", "test prompts and seeds", CANVAS),
         ("demo_vlm.csv", "The vision-language demo", "make demo-seeds", "test questions answered right", ANSWERS),
         ("easyvqa.csv", "easy-VQA", "python -m benchmarks.quality.easyvqa --data FOLDER", "test questions answered right",
          ANSWERS | {"indirect_accuracy": "indirect questions"}),
+        ("emoji_styles.csv", "Emoji", "python -m benchmarks.quality.emoji_styles --data FOLDER", "test prompts and seeds",
+         CANVAS),
     ):  # fmt: skip
         if (RESULTS / name).exists():
-            lines += ["", *requests_section(title, command, judged, metrics, read(RESULTS / name))]
+            rows = [{"forget": f"{row.get('domain')} {row.get('concept')}"} | row for row in read(RESULTS / name)]
+            lines += ["", *requests_section(title, command, judged, metrics, rows)]
     for data, path in comparisons(RESULTS).items():
         figure = f"figures/compare-{data}.svg"
         lines += ["", *comparison_section(data, read_rows(path), figure if (PAGE.parent / figure).exists() else None)]

@@ -1,0 +1,102 @@
+"""Text-to-image pipelines and vision-language models with random weights, at the size of real ones and at one for a CPU.
+
+Real classes and published configurations; tokenizers are made of the words that are asked. Nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+
+import torch
+
+from benchmarks.shapes import build
+from razor_fast.demo.vlm_training import CHAT_TEMPLATE, SPECIAL
+
+__all__ = ["llava_next", "stable_diffusion"]
+
+
+@contextmanager
+def _made(device, dtype):
+    """Context: modules are made on the device and in the dtype."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device(device):
+            yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def stable_diffusion(size, words, device, dtype):
+    """A StableDiffusionPipeline. size: "full", Stable Diffusion 1.5's at 512 x 512 pixels, or "reduced". words: of prompts."""
+    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    from razor_fast.demo.diffusion_training import byte_pairs
+
+    full = size == "full"
+    vocabulary, merges = byte_pairs(words)
+    tokenizer = CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=77 if full else 16)
+    text = dict(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12, vocab_size=49408,
+                max_position_embeddings=77) if full else dict(
+                hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, vocab_size=len(tokenizer),
+                max_position_embeddings=16)  # fmt: skip
+    channels = (128, 256, 512, 512) if full else (16, 16)
+    with _made(device, dtype):
+        encoder = CLIPTextModel(CLIPTextConfig(**text, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+                                               pad_token_id=tokenizer.pad_token_id))  # fmt: skip
+        unet = build.stable_diffusion_1_5() if full else UNet2DConditionModel(
+            sample_size=8, block_out_channels=(32, 64), down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), layers_per_block=1, cross_attention_dim=32, norm_num_groups=16,
+        )  # fmt: skip
+        vae = AutoencoderKL(
+            block_out_channels=channels, down_block_types=("DownEncoderBlock2D",) * len(channels),
+            up_block_types=("UpDecoderBlock2D",) * len(channels), layers_per_block=2 if full else 1,
+            norm_num_groups=32 if full else 8, sample_size=512 if full else 16,
+        )  # fmt: skip
+    scheduler = DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False,
+                              set_alpha_to_one=False, steps_offset=1)  # fmt: skip
+    return StableDiffusionPipeline(
+        vae=vae, text_encoder=encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler, safety_checker=None,
+        feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+
+
+def llava_next(size, words, device, dtype):
+    """(LlavaNextForConditionalGeneration, its processor). size: "full", LLaVA-NeXT's of Llama-3-8B, or "reduced"."""
+    import transformers
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    full = size == "full"
+    with _made(device, dtype):
+        model = build.llava_next_8b() if full else transformers.LlavaNextForConditionalGeneration(
+            transformers.LlavaNextConfig(
+                vision_config=transformers.CLIPVisionConfig(
+                    hidden_size=64, intermediate_size=256, num_hidden_layers=4, num_attention_heads=4, image_size=56,
+                    patch_size=14,
+                ),
+                text_config=transformers.LlamaConfig(
+                    vocab_size=256, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+                    num_key_value_heads=2, max_position_embeddings=512,
+                ),
+                image_grid_pinpoints=[[56, 112], [112, 56]], tie_word_embeddings=False,
+            )
+        )  # fmt: skip
+    vocabulary = {word: number for number, word in enumerate((*SPECIAL, *words))}
+    inner = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=inner, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>",
+        additional_special_tokens=["<image>"], padding_side="left", model_max_length=4096,
+    )  # fmt: skip
+    model.config.image_token_id = vocabulary["<image>"]
+    model.generation_config.update(bos_token_id=1, eos_token_id=2, pad_token_id=0)
+    side = model.config.vision_config.image_size
+    images = transformers.LlavaNextImageProcessorPil(
+        size={"shortest_edge": side}, crop_size={"height": side, "width": side},
+        image_grid_pinpoints=model.config.image_grid_pinpoints,
+    )  # fmt: skip
+    return model, transformers.LlavaNextProcessor(
+        images, tokenizer, patch_size=model.config.vision_config.patch_size, vision_feature_select_strategy="default",
+        num_additional_image_tokens=1, chat_template=CHAT_TEMPLATE,
+    )  # fmt: skip
