@@ -33,9 +33,10 @@ from razor_fast.methods import unlearn
 METRICS = ("forget_accuracy", "retain_accuracy", "neutral_accuracy", "indirect_accuracy", "forget_refusals", "forget_empty")
 # steps of training (the tower alone, the whole), questions of a side in (train, validation, test)
 SIZES = {"small": (700, 450, (1500, 200, 600)), "full": (4000, 2500, (4000, 480, 4000))}
-# As the digits demo chose them (razor_fast/demo/vlm.py), with a shorter walk; the step search looks at validation questions.
+# As the digits demo chose them (razor_fast/demo/vlm.py), but for a walk of more and shorter steps that weighs the answers to keep
+# thrice as much: a shape is told from the others by finer strokes than a digit. Chosen on validation questions of the triangle.
 CONFIG = dict(
-    include=("*.encoder.layers.*",), step="joint", initial_units=8, inner_steps=16, inner_share=0.01, lambda_retain=10.0,
+    include=("*.encoder.layers.*",), step="joint", initial_units=8, inner_steps=48, inner_share=0.005, lambda_retain=30.0,
     lambda_mismatch=10.0, retain_tolerance=0.015, max_rounds=3,
 )  # fmt: skip
 
