@@ -29,6 +29,7 @@ from razor_fast.demo.canvas import Canvas
 from razor_fast.demo.diffusion import canvas_task
 from razor_fast.demo.diffusion_training import Recipe
 from razor_fast.families.diffusion import Drawing
+from razor_fast.families.diffusion_prompts import BOTH
 from razor_fast.methods import unlearn
 from razor_fast.report import report_from_log, save_report
 
@@ -46,6 +47,8 @@ TEMPLATES = (
     "{style} drawing of {object}",
     "an icon of {object} in {style} style",
 )
+# Of the library's wordings those in words that the small tokenizer knows: others fall into letters, and their ends are cut off.
+MORE = tuple(t for t in BOTH if {word.strip(",") for word in t.split()} <= {word for own in TEMPLATES for word in own.split()})
 
 # As the digits demo chose them (razor_fast/demo/diffusion.py), with the tolerance that its bars allow.
 CONFIG = dict(
@@ -144,8 +147,8 @@ def emoji_task(canvas, size, domain, concept, seed, cache, progress):
     recipe = Recipe(seed=seed, **size.recipe)
     drawing = {"validation": size.validation, "test": size.test}
     return canvas_task(
-        canvas, domain, concept, recipe, cache, drawing=drawing, images=(48, 144), steps=CLASSIFIER_STEPS, drift_samples=128,
-        batch_size=32, gradient_batches=4, progress=progress,
+        canvas, domain, concept, recipe, cache, drawing=drawing, images=(48, 144), steps=CLASSIFIER_STEPS, more=MORE,
+        drift_samples=128, batch_size=32, gradient_batches=4, progress=progress,
     )  # fmt: skip
 
 

@@ -70,11 +70,11 @@ def demo_task(forget, seed, cache, progress=None):
     )  # fmt: skip
 
 
-def canvas_task(canvas, domain, concept, recipe, cache, *, images, steps, progress=None, **options):
+def canvas_task(canvas, domain, concept, recipe, cache, *, images, steps, more=BOTH, progress=None, **options):
     """The DiffusionTask of a pipeline trained on a Canvas, with another that never saw the concept as its reference.
 
     domain: "object" or "style". images: how many of each side, (forget, retain), the gradients see. steps: of training the
-    classifiers of objects and of styles. options: of DiffusionTask.
+    classifiers of objects and of styles. more: see canvas_prompts. options: of DiffusionTask.
     """
 
     def tell(whose):
@@ -83,7 +83,7 @@ def canvas_task(canvas, domain, concept, recipe, cache, *, images, steps, progre
     folder = trained_pipeline(canvas, recipe, cache, None, tell(""))
     without = (domain, list(canvas.names if domain == "object" else canvas.styles).index(concept))
     other = trained_pipeline(canvas, recipe, cache, without, tell(f", never shown {concept}"))
-    prompts = Prompts(domain, concept, canvas.names, canvas.styles, rows=canvas_prompts(canvas))
+    prompts = Prompts(domain, concept, canvas.names, canvas.styles, rows=canvas_prompts(canvas, more))
     return DiffusionTask(
         load_pipeline(folder, device="auto"),
         prompts,
@@ -95,13 +95,13 @@ def canvas_task(canvas, domain, concept, recipe, cache, *, images, steps, progre
     )
 
 
-def canvas_prompts(canvas):
-    """(part, Prompt) rows: a third of the canvas's own wordings for each part, and the library's wordings for train.
+def canvas_prompts(canvas, more=BOTH):
+    """(part, Prompt) rows: a third of the canvas's own wordings for each part, and others (the library's) for train.
 
     An edit of the text encoder that is held to a few wordings keeps what these ask for, and loses what others ask for.
     """
     own = [(PARTS[i * len(PARTS) // len(canvas.templates)], t) for i, t in enumerate(canvas.templates)]
-    wordings = own + [("train", t) for t in BOTH if t not in canvas.templates]
+    wordings = own + [("train", t) for t in more if t not in canvas.templates]
     return [
         (part, Prompt(wording.format(object=name, style=style), name, style))
         for part, wording in wordings
