@@ -93,6 +93,8 @@ class GradientSource:
                 lambda: self._counted(self.task.losses("retain", self.draw, c.seed)), mode=self.choice, alpha=c.alpha, eps=c.eps,
                 directions=self.directions,
             )  # fmt: skip
+        # theta, and both gradients as they come
+        self.cost.scored_bytes += 3 * sum(p.numel() * p.element_size() for p in self.recorder.units.parameters.values())
         self.memory = table.memory_report()
         self.losses = dict(self.memory.losses)
         return table

@@ -9,9 +9,11 @@ from test_clip import clip_task
 
 from razor_fast.config import RazorConfig
 from razor_fast.contents import content_numbers
+from razor_fast.errors import ConfigError
 from razor_fast.families.clip_model import ClipAdapter
 from razor_fast.methods import unlearn
 from razor_fast.prefix import PrefixCache, Tower
+from razor_fast.prefix.tower import Recorded
 from razor_fast.step import StepState
 from razor_fast.units import find_units
 
@@ -145,6 +147,7 @@ def test_the_edit_is_the_same_with_any_limit(name, options):
     config = RazorConfig(inner_steps=2, max_probes=4, max_rounds=2, extra_rounds=0, initial_units=3, forget_target=-1,
                          retain_tolerance=0.5, **options)  # fmt: skip
     found = [unlearn(clip_task(name, cache_memory=limit), config) for limit in (None, 0, 6000, 2**28)]
+    found.append(unlearn(clip_task(name, cache_in="ram"), config))
     assert found[0].edit is not None and len({outcome.edit.sha256 for outcome in found}) == 1
     assert all(outcome.metrics == found[0].metrics for outcome in found)
 
@@ -178,6 +181,29 @@ def test_the_limit_holds_and_what_is_wanted_comes_first():
     assert 0 < cache.nbytes <= 2 * one and cache.started == 2
     cache.free()
     assert cache.nbytes == 0
+
+
+def test_activations_go_to_ram_and_come_back(monkeypatch):
+    moves, plain = [], Recorded.on
+    monkeypatch.setattr(Recorded, "on", lambda self, device: moves.append(str(device)) or plain(self, device))
+    model = SMALL["open_clip"]().eval()
+    adapter, batch = ClipAdapter(model), images(model, 3)
+    cache = PrefixCache(adapter.towers(), where="ram")
+    step, unit = step_on(model, "visual.proj")
+    cache.watch(step.units.parameters.values())
+    with torch.no_grad():
+        for eta in (0.1, 0.2, 0.3):
+            step.apply({unit: eta})
+            assert torch.equal(cache("image", 0, lambda: adapter.encode_images(batch)), adapter.encode_images(batch))
+    assert moves == ["cpu", "cpu", "cpu"] and cache.started == 2  # there once, and back for each start
+    dicts = Recorded({"pooler_output": [batch], "other": None}, {}).on("meta")
+    assert dicts.output["pooler_output"][0].is_meta and dicts.output["other"] is None
+
+
+@pytest.mark.parametrize("options", [{"where": "disk"}, {"limit": -1}], ids=str)
+def test_options_that_cannot_be_are_refused(options):
+    with pytest.raises(ConfigError, match="expected"):
+        PrefixCache({}, **options)
 
 
 def test_a_tower_whose_middle_cannot_be_started_is_never_cut():

@@ -51,8 +51,8 @@ def build_task(config: VlmRunConfig, parts: QuestionParts) -> VlmTask:
         model, processor, parts, config.concept, editable=task.editable, align_weight=task.align_weight,
         answer_weight=task.answer_weight, retain=task.retain, text_tower=tower, validation=evaluation.validation,
         match=evaluation.match, max_new_tokens=evaluation.max_new_tokens, frozen_top=task.frozen_top,
-        batch_size=task.batch_size, gradient_batches=task.gradient_batches,
-        gradient_checkpointing=task.gradient_checkpointing, evaluation_batch_size=evaluation.batch_size,
+        batch_size=task.batch_size, gradient_batches=task.gradient_batches, cache_memory=task.cache_memory,
+        cache_in=task.cache_in, gradient_checkpointing=task.gradient_checkpointing, evaluation_batch_size=evaluation.batch_size,
         reference=reference, seed=config.seed,
     )  # fmt: skip
 

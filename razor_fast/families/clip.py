@@ -39,6 +39,7 @@ class ClipTask:
     templates: prompts with one {} for the class name.
     reference: optional model trained without the concept: its membership AUC is subtracted from privacy_leakage.
     cache_memory: bytes of activations that probes may reuse (prefix/); any value gives the same edit, None reuses nothing.
+    cache_in: "device" or "ram", where they are kept.
     batch_size: of a micro-batch. gradient_batches: micro-batches of each side per round; None: the whole train part.
 
     The frozen model's features are cached here, so build the task before the model is edited. The model is put into
@@ -68,6 +69,7 @@ class ClipTask:
         gradient_batches=None,
         seed=0,
         cache_memory=256 * 2**20,
+        cache_in="device",
     ):
         if batch_size < 2:
             raise ConfigError(f"batch_size is {batch_size}; a contrastive loss needs at least 2")
@@ -78,7 +80,7 @@ class ClipTask:
             raise ConfigError(f"templates are {templates!r}; expected prompts with {{}} where the class name goes")
         self.model, self.parts, self.concept = model, parts, concept
         self.adapter = ClipAdapter(model)
-        self.prefix = PrefixCache(self.adapter.towers(), cache_memory)
+        self.prefix = PrefixCache(self.adapter.towers(), cache_memory, where=cache_in)
         self.batch_size, self.gradient_batches, self.seed = batch_size, gradient_batches, seed
         self.default_tolerances = {}
         self.preprocess, self.tokenizer, self.templates = preprocess, tokenizer, templates
@@ -217,7 +219,7 @@ class ClipTask:
         stay, so `task.on(retrained).evaluate("test")` compares like with like."""
         other = copy.copy(self)
         other.model, other.adapter = model, ClipAdapter(model)
-        other.prefix = PrefixCache(other.adapter.towers(), self.prefix.limit)
+        other.prefix = PrefixCache(other.adapter.towers(), self.prefix.limit, where=self.prefix.where)
         model.eval()
         return other
 

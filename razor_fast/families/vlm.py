@@ -41,7 +41,8 @@ class VlmTask:
     frozen_top: tokens of the frozen distributions that are kept for the drift. batch_size: questions of a micro-batch;
     gradient_batches: micro-batches of each side per round. gradient_checkpointing: of the vision tower's and the language model's
     layers, see vlm_checkpointing.py; the gradients are the same. cache_memory: bytes of activations and image features that
-    probes may reuse (prefix/); any value gives the same edit. reference: a model that never saw the concept.
+    probes may reuse (prefix/), kept in cache_in ("device" or "ram"); any value gives the same edit. reference: a model that never
+    saw the concept.
 
     Where parts hold indirect questions (whose answers would give the concept away), they are asked on test and counted apart;
     no loss and no decision looks at them.
@@ -77,6 +78,7 @@ class VlmTask:
         gradient_checkpointing=False,
         evaluation_batch_size=16,
         cache_memory=256 * 2**20,
+        cache_in="device",
         reference=None,
         seed=0,
     ):
@@ -103,7 +105,7 @@ class VlmTask:
         self.editable = (editable,) if isinstance(editable, str) else tuple(editable)
         self.default_tolerances = {}
         self.reference = reference
-        self.adapter = VlmAdapter(model, processor, cache_memory)
+        self.adapter = VlmAdapter(model, processor, cache_memory, cache_in)
         for _, questions in parts.items():  # refuses what cannot be asked before anything is computed or frozen
             for question in questions:
                 self.adapter.encode(question)

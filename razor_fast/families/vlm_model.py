@@ -41,14 +41,15 @@ class VlmAdapter:
 
     checkpointing: of vlm_checkpointing.py, for what gradients pass through; without it everything is kept for them.
     cache_memory: bytes of activations and image features that evaluations with a key may reuse (prefix/); None reuses nothing.
+    cache_in: "device" or "ram", where they are kept.
 
     Raises ModelError for a model without these parts and a processor without an image processor or a chat template.
     """
 
-    def __init__(self, model, processor, cache_memory=None):
+    def __init__(self, model, processor, cache_memory=None, cache_in="device"):
         self.model, self.processor, self.checkpointing = model, processor, None
         self.modules = modules_of(model)
-        self.prefix = PrefixCache(self.towers(), cache_memory, large=("vision", "language"))
+        self.prefix = PrefixCache(self.towers(), cache_memory, large=("vision", "language"), where=cache_in)
         self.tokenizer = getattr(processor, "tokenizer", None)
         if self.tokenizer is None or getattr(processor, "image_processor", None) is None:
             raise ModelError(
@@ -72,7 +73,7 @@ class VlmAdapter:
         """The same for another model of the kind; what is prepared of questions is shared."""
         other = copy.copy(self)
         other.model = model
-        other.prefix = PrefixCache(other.towers(), self.prefix.limit, large=self.prefix.large)
+        other.prefix = PrefixCache(other.towers(), self.prefix.limit, large=self.prefix.large, where=self.prefix.where)
         return other
 
     def towers(self):

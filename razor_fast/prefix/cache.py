@@ -11,6 +11,7 @@ an accepted step in an earlier block does not. The first pass of a search fills 
 import torch
 
 from ..contents import content_numbers
+from ..errors import ConfigError
 from .tower import Recorded, same_bits
 
 __all__ = ["PrefixCache"]
@@ -21,19 +22,23 @@ WHOLE = 1 << 30  # the cut after everything: a large output, kept as activations
 
 
 class PrefixCache:
-    """towers: dict name -> Tower. limit: bytes of activations kept, on the model's device; 0 keeps whole outputs only (features,
-    a few kB a batch), None keeps nothing at all. large: names of towers whose outputs are no such few; these count as
-    activations, and are kept while another tower is searched.
+    """towers: dict name -> Tower. limit: bytes of activations kept; 0 keeps whole outputs only (features, a few kB a batch), None
+    keeps nothing at all. where: "device", as they were made, or "ram", from where each probe brings them back. large: names of
+    towers whose outputs are no such few; these count as activations, and are kept while another tower is searched.
 
     With gradients on, what comes before the first parameter that takes one may be kept. The first start at each cut of a tower is
     held against the whole forward pass, bit for bit: a tower that differs is never cut again.
     """
 
-    def __init__(self, towers, limit=256 * 2**20, large=()):
+    def __init__(self, towers, limit=256 * 2**20, large=(), where="device"):
+        if where not in ("device", "ram"):
+            raise ConfigError(f"activations are kept where={where!r}; expected 'device' or 'ram'")
+        if limit is not None and limit < 0:
+            raise ConfigError(f"the limit of activations is {limit} bytes; expected 0 or more, or None to keep nothing")
         everything = [p for tower in towers.values() for p in tower.parameters.values()]
         plain = all(type(p) in (torch.nn.Parameter, torch.Tensor) for p in everything)
         self.towers, self.limit = towers, limit if plain else None  # shards are gathered in ways that leave no trace here
-        self.large = large
+        self.large, self.where = large, where
         self.whole = 0  # forward passes through a whole tower
         self.started = 0  # forward passes that started in the middle
         self.spared = 0  # passes that were not made at all
@@ -100,7 +105,7 @@ class PrefixCache:
         numbers, recorded = self._cuts.get((name, key, WHOLE), (None, None))
         if numbers == now:
             self.spared += 1
-            return recorded.output
+            return self._back(tower, recorded).output
         output = self._run(name, tower, key, run, len(tower.blocks), passing)
         if WHOLE in self._wanted[name]:
             self._keep((name, key, WHOLE), now, Recorded(output, {}), passing)
@@ -116,7 +121,7 @@ class PrefixCache:
                 output = run()
             else:
                 self.started += 1
-                with tower.starting(*start):
+                with tower.starting(cut, self._back(tower, start[1])):
                     output = run()
         if start is not None and (name, cut) not in self._trusted:
             whole = run()
@@ -138,6 +143,9 @@ class PrefixCache:
             del self._cuts[name, key, depth]
         return None
 
+    def _back(self, tower, recorded):
+        return recorded if self.where == "device" else recorded.on(next(iter(tower.parameters.values())).device)
+
     def _keep(self, key, numbers, recorded, passing):
         room, going = self.limit - recorded.nbytes, []
         if not passing:  # passing batches go first; then the oldest, but for those of the present search
@@ -148,6 +156,6 @@ class PrefixCache:
                 break
             del self._cuts[other]
         if self.nbytes <= room:
-            self._cuts[key] = (numbers, recorded)
+            self._cuts[key] = (numbers, recorded.on("cpu" if self.where == "ram" else None))
             if passing:
                 self._passing.add(key)

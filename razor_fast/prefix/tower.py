@@ -23,11 +23,23 @@ class Recorded:
     def nbytes(self):
         return sum(t.numel() * t.element_size() for t in _tensors(self.output))
 
+    def on(self, device):
+        """The same with its tensors on another device; None: where they are."""
+        return self if device is None else Recorded(_moved(self.output, device), self.shapes)
+
 
 def same_bits(a, b):
     """Whether two outputs of one module, of tensors in tuples, lists and dicts, hold the same."""
     a, b = _tensors(a), _tensors(b)
     return len(a) == len(b) and all(torch.equal(x, y) for x, y in zip(a, b))
+
+
+def _moved(output, device):
+    if isinstance(output, torch.Tensor):
+        return output.to(device)
+    if isinstance(output, dict):
+        return type(output)(**{name: _moved(part, device) for name, part in output.items()})
+    return type(output)(_moved(part, device) for part in output) if isinstance(output, (tuple, list)) else output
 
 
 def _tensors(output):

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from .sections import DataSection, Device, Lines, MethodSection, Name, RazorSection, Run, Section
+from .sections import CacheIn, CacheMemory, DataSection, Device, Lines, MethodSection, Name, RazorSection, Run, Section
 
 __all__ = ["ModelSection", "RunConfig", "TaskSection"]
 
@@ -58,6 +58,8 @@ class TaskSection(Section):
     gradient_batches: int | None = Field(
         None, ge=1, description="micro-batches of each side in a gradient; default: the whole train part"
     )
+    cache_memory: CacheMemory = 256 * 2**20
+    cache_in: CacheIn = "device"
 
 
 class RunConfig(Run):

@@ -26,6 +26,8 @@ from .messages import describe
 
 __all__ = [
     "PART_NAMES",
+    "CacheIn",
+    "CacheMemory",
     "Device",
     "Lines",
     "MethodSection",
@@ -55,6 +57,10 @@ def read_lines(value):
 
 Lines = Annotated[tuple[str, ...], BeforeValidator(read_lines)]
 Name = Annotated[str, Field(min_length=1)]
+CacheMemory = Annotated[
+    int, Field(ge=0, description="bytes of activations before the edited block that probes reuse; any number gives the same edit")
+]
+CacheIn = Annotated[Literal["device", "ram"], Field(description="where they are kept: beside the model, or in RAM")]
 
 
 def known_device(value):

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from .sections import PART_NAMES, Device, MethodSection, Name, RazorSection, Run, Section
+from .sections import PART_NAMES, CacheIn, CacheMemory, Device, MethodSection, Name, RazorSection, Run, Section
 
 __all__ = ["QuestionsSection", "VlmRunConfig", "VlmSection"]
 
@@ -167,6 +167,8 @@ class VlmTaskSection(Section):
     frozen_top: int = Field(256, ge=1, description="tokens of the original's distributions kept for measuring drift")
     batch_size: int = Field(8, ge=1, description="questions of a micro-batch")
     gradient_batches: int = Field(4, ge=1, description="micro-batches of each side in a gradient")
+    cache_memory: CacheMemory = 256 * 2**20
+    cache_in: CacheIn = "device"
     gradient_checkpointing: bool = Field(
         False, description="of the vision tower's and the language model's layers: less memory, a third more time"
     )
