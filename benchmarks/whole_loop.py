@@ -15,6 +15,7 @@ import argparse
 import json
 import sys
 import tempfile
+import time
 from pathlib import Path
 from statistics import mean
 
@@ -25,9 +26,9 @@ from benchmarks.run import results_file
 from benchmarks.timing import commit, device_name
 from razor_fast.config import RazorConfig
 from razor_fast.cost import LoopCost
-from razor_fast.events import RunEnded
 from razor_fast.gradients import GradientSource
-from razor_fast.methods import unlearn
+from razor_fast.growth import unlearn_events
+from razor_fast.run_directory import RunDirectory
 from razor_fast.step import StepState
 from razor_fast.units import find_units
 
@@ -40,12 +41,12 @@ OVERHEAD, APART = 0.02, 0.02  # at most
 
 def overhead(name: str, rounds: int) -> list[dict]:
     torch.set_num_threads(1)
-    task, ended = make_task(name), []
+    task = make_task(name)
     config = RazorConfig(max_rounds=rounds, extra_rounds=0, patience=rounds, forget_target=-1.0, retain_tolerance=0.2)
     with tempfile.TemporaryDirectory() as folder:
-        unlearn(task, config, run_directory=Path(folder) / "run",
-                on_event=lambda event: ended.append(event) if isinstance(event, RunEnded) else None)  # fmt: skip
-    cost = ended[0].cost
+        for event in unlearn_events(task, config, run=RunDirectory(Path(folder) / "run", {})):
+            print(f"{time.process_time():.0f} s, round {event.round}: {type(event).__name__}", file=sys.stderr)
+    cost = event.cost
     share = 1 - sum(cost["shares"].get(what, 0.0) for what in PASSES)
     told = {k: round(v, 5) for k, v in cost["shares"].items()} | {"backwards": cost["backwards"]}
     return [{"part": "overhead", "model": name, "place": "", "way": "razor_fast", "value": round(share, 5), "unit": "share",
