@@ -1,28 +1,28 @@
-"""All modes give the float64 scores, on small versions of every supported architecture."""
+"""All modes give the float64 scores, of every unit, on small versions of every supported architecture."""
 
 from __future__ import annotations
+
+from fnmatch import fnmatchcase
 
 import pytest
 import torch
 from architectures import ARCHITECTURES
 
 from razor_fast.recorder import ScoreRecorder, score
-from razor_fast.recording.leaves import set_aside
+from razor_fast.recording.leaves import set_aside, sparse_embeddings
 from razor_fast.scoring import ScoreTable
 from razor_fast.units import find_units
 
 MODES = ("buffers", "stream", "lockstep")
 pytestmark = pytest.mark.filterwarnings("ignore:.*have no head map")
 
-
-# T5's table of distances gets a gradient that cancels to 1e-4 of its terms: fp32 forms it to four digits, in any mode
-ILL_CONDITIONED = "*relative_attention_bias.weight"
-ZERO = 1e-6  # of the largest norm: below it a gradient is zero but for rounding, as a key bias's is (softmax does not see it)
+# Gradients that fp32 cannot form, in anybody's backward pass. A key's bias moves all of a query's logits alike, which a softmax does
+# not see: zero, and its rounding. T5's table of distances: sums over all queries and keys that cancel to 1e-4 of their terms.
+CANCELLING = ("*k_proj.bias", "*ln_k.bias", "*relative_attention_bias.weight")
 
 
 def units_of(model):
-    names = dict(model.named_parameters())
-    return find_units(model, exclude=(ILL_CONDITIONED,) if any("relative_attention_bias" in n for n in names) else ())
+    return find_units(model, exclude=())
 
 
 def sums_by_hand(units, forget, retain):
@@ -44,47 +44,72 @@ def sums_by_hand(units, forget, retain):
 
 
 def gradients(units, loss):
-    return dict(zip(units.parameters, torch.autograd.grad(loss(), list(units.parameters.values()), allow_unused=True)))
+    """By plain autograd; sparse ones are summed in float64."""
+    found = torch.autograd.grad(loss(), list(units.parameters.values()), allow_unused=True)
+    return {n: g.double().to_dense() if g is not None and g.is_sparse else g for n, g in zip(units.parameters, found)}
+
+
+def plain_sums(units, forget, retain):
+    return sums_by_hand(units, gradients(units, forget), gradients(units, retain))
+
+
+def errors(found, expected):
+    """float64 [U, 4]: of the three norms, relative; of the inner product, relative to the product of the norms. 0 of 0 is right."""
+    norms, mine = expected[:, :3].sqrt(), found[:, :3].sqrt()
+    product = norms[:, 1] * norms[:, 2]
+    off = torch.cat([(mine - norms).abs(), (found[:, 3] - expected[:, 3]).abs()[:, None]], dim=1)
+    return torch.where(off == 0, 0.0, off / torch.cat([norms, product[:, None]], dim=1))
 
 
 def assert_same_scores(found, expected, tolerance):
-    """Norms and phi within `tolerance`, relative; the inner product relative to the product of norms; the same 20 best."""
+    """Sums and phi of every unit within `tolerance` (errors() says of what), and the same 20 best."""
     found, expected = (ScoreTable(t.units, t.sums, alpha=0.5) for t in (found, expected))
-    a, b = found.sums, expected.sums
-    norms = b[:, :3].sqrt()
-    floor = ZERO * norms.max(dim=0).values
-    assert ((a[:, :3].sqrt() - norms).abs() <= torch.where(norms > floor, tolerance * norms, floor)).all()
-    product = norms[:, 1] * norms[:, 2]
-    assert ((a[:, 3] - b[:, 3]).abs() <= tolerance * product + floor[1] * floor[2]).all()
-    for one, other in zip(found, expected):
-        assert one.status == other.status or min(other.forget_norm, other.retain_norm) < 1e-12, one.unit
-        # where a gradient, or 1 - cos, is all rounding, so is phi
-        if other.forget_norm > floor[1] and other.retain_norm > floor[2] and 1 - other.cosine > 1e-2:
-            assert one.phi == pytest.approx(other.phi, rel=tolerance), one.unit
+    worst = errors(found.sums, expected.sums).max(dim=1).values
+    assert worst.max() <= tolerance, found.units[int(worst.argmax())].name
+    assert_same_phi(found, expected, tolerance, found.units.names)
+
+
+def assert_same_phi(found, expected, tolerance, names):
+    """phi of the units named. phi^2 = ratio^2 (1 - cos) at alpha 0.5, and a cosine is known to `tolerance` of 1 at best: what is left
+    of it may not be known to as many digits."""
+    for name in names:
+        one, other = found[name], expected[name]
+        assert one.status == other.status, name
+        assert abs(one.phi**2 - other.phi**2) <= 6 * tolerance * other.ratio**2, name
     assert [r.unit for r in found.ranked()[:20]] == [r.unit for r in expected.ranked()[:20]]
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_every_mode_gives_the_float64_scores(name):
+    """Every parameter and head. Where fp32 itself, by plain autograd, is not within the tolerance, a mode is no further off."""
     model, forget, retain = ARCHITECTURES[name](torch.float64)
-    units = units_of(model)
-    expected = sums_by_hand(units, gradients(units, forget), gradients(units, retain))
+    exact = plain_sums(units_of(model), forget, retain)
     model, forget, retain = ARCHITECTURES[name](torch.float32)
     units = units_of(model)
-    expected = ScoreTable(units, expected)
+    plain = plain_sums(units, forget, retain)
+    own = errors(plain, exact)
+    hopeless = {units[i].name for i in (own > 1e-5).any(dim=1).nonzero().flatten().tolist()}
+    assert all(any(fnmatchcase(unit, pattern) for pattern in CANCELLING) for unit in hopeless)
+    within, rest = own.mul(2).clamp_min(1e-5), [unit for unit in units.names if unit not in hopeless]
     for mode in MODES:
-        assert_same_scores(score(model, units, forget, retain, mode=mode), expected, 1e-5)
+        found = score(model, units, forget, retain, mode=mode)
+        assert (errors(found.sums, exact) <= within).all()
+        assert_same_phi(ScoreTable(units, found.sums), ScoreTable(units, exact), 1e-5, rest)
+        # and of the gradients that autograd forms, nothing is lost; rows looked up are summed better than autograd sums them
+        looked_up = torch.tensor([fnmatchcase(u.name, "*embed*") or "relative" in u.name for u in units])
+        assert errors(found.sums, plain)[~looked_up].max() <= 1e-6
 
 
-@pytest.mark.parametrize("name", ["open_clip", "FLUX MMDiT", "LLaVA tied"])
+@pytest.mark.parametrize("name", ARCHITECTURES)
 def test_every_mode_gives_the_scores_of_bf16_gradients(name):
-    """Against the bf16 gradients that autograd forms, summed in float64. Without embeddings, whose dense bf16 gradients are
-    rounded once a token: the modes that consume take them sparse and sum the tokens exactly."""
+    """Against the bf16 gradients that autograd forms, summed in float64: dense ones for buffers; for the modes that consume, those
+    of embeddings by the token, which dense bf16 would round once a token."""
     model, forget, retain = ARCHITECTURES[name](torch.bfloat16)
-    units = find_units(model)
-    with set_aside(model, units):  # frozen as score() freezes: in bf16, kernels differ by what asks for a gradient
-        expected = ScoreTable(units, sums_by_hand(units, gradients(units, forget), gradients(units, retain)))
+    units = units_of(model)
     for mode in MODES:
+        # frozen as score() freezes: in bf16, kernels differ by what asks for a gradient
+        with set_aside(model, units), sparse_embeddings(model, mode != "buffers"):
+            expected = ScoreTable(units, plain_sums(units, forget, retain))
         assert_same_scores(score(model, units, forget, retain, mode=mode), expected, 1e-3)
 
 
