@@ -341,6 +341,9 @@ class VlmTask:
         other = copy.copy(self)
         other.model = model.eval()
         other.adapter = self.adapter.on(model)
+        if self.alignment is not None:  # what it aims at stays the frozen model's; the features are the other's own
+            other.alignment = copy.copy(self.alignment)
+            other.alignment.adapter = other.adapter
         return other
 
     def snapshot(self):

@@ -54,7 +54,7 @@ class Graph:
 
 def can_align():
     """Whether this torch lets nodes be renumbered."""
-    with torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad():
         return hasattr(torch.ones(1, requires_grad=True).exp().grad_fn, NUMBERING)
 
 

@@ -96,18 +96,25 @@ def set_aside(model, units, *, freeze_others=True):
 
 @contextmanager
 def sparse_embeddings(model, on=True):
-    """Context: nn.Embedding modules give sparse gradients, rows that were looked up alone; compiled ones cannot, and do not."""
+    """Context: nn.Embedding modules give sparse gradients, rows that were looked up alone. Compiled ones cannot, nor those that
+    scale by frequency, nor 16-bit ones on a CPU, whose sparse gradients torch does not add up."""
     changed = []
     try:
         if on and not any(_compiled(module) for module in model.modules()):
             for module in model.modules():
-                if isinstance(module, nn.Embedding) and not module.sparse and module.weight.requires_grad:
+                if isinstance(module, nn.Embedding) and not module.sparse and _may_be_sparse(module):
                     module.sparse = True
                     changed.append(module)
         yield
     finally:
         for module in changed:
             module.sparse = False
+
+
+def _may_be_sparse(module):
+    weight = module.weight
+    adds = weight.device.type != "cpu" or weight.dtype in (torch.float32, torch.float64)
+    return weight.requires_grad and adds and not module.scale_grad_by_freq
 
 
 def _compiled(module):

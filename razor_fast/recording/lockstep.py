@@ -20,7 +20,8 @@ class Lockstep:
     """mode="lockstep". The two losses are computed inside `block("retain")` and `block("forget")`, in this order; their backward
     runs inside `backward(forget_losses, retain_losses)`.
 
-    A block with last=False is one whose losses are backpropagated inside it: earlier micro-batches, which add up.
+    A block with last=False is one whose losses are backpropagated inside it: earlier micro-batches, which add up. One with
+    whole=False is one micro-batch of several, which may reach no unit as long as another does.
     """
 
     mode = "lockstep"
@@ -52,7 +53,7 @@ class Lockstep:
         return self.swap if side == "retain" else ExitStack()
 
     @contextmanager
-    def block(self, side, last=True):
+    def block(self, side, last=True, whole=True):
         if side == "mismatch":
             raise RecordingError(
                 "mode 'lockstep' keeps no gradient for the step; record mismatch with ScoreRecorder(model, units.subset(chosen), "
@@ -65,7 +66,7 @@ class Lockstep:
                 yield
             if not last:
                 self.pairing.collect(side, last=False)
-                if not self.pairing.reached[side]:
+                if whole and not self.pairing.reached[side]:
                     raise NoGradientError(nothing_came(side))
             elif any(leaf.grad is not None for leaf in self.leaves[side].values()):
                 raise RecordingError(

@@ -1,6 +1,7 @@
 """The passes of a scoring, run for the caller: which graph is drawn when, and what is backpropagated with what."""
 
-from ..errors import ConfigError, RecordingError
+from ..errors import ConfigError, NoGradientError, RecordingError
+from .buffers import nothing_came
 from .drawing import Drawn, backward_all, run_backward
 from .leaves import set_aside, sparse_embeddings
 
@@ -41,7 +42,7 @@ def _stream(recording, forget_loss, retain_loss):
         recording.losses["retain"] = backward_all(retain_loss(), "retain", finite=recording.units.wrapping.group is None)
     drawn = Drawn(forget_loss, "forget", finite=recording.units.wrapping.group is None)
     for loss, last in drawn.told_apart():
-        with recording.block("forget", last):
+        with recording.block("forget", last, whole=False):
             run_backward([loss], "computing gradients of the forget loss")
     recording.losses["forget"] = drawn.total
     return recording.sums()
@@ -57,8 +58,10 @@ def _accumulated(recording, forget_loss, retain_loss):
             if last and (side == "forget" or drawn.count == 1):
                 held[side] = [loss]
                 continue
-            with recording.block(side, last=False):
+            with recording.block(side, last=False, whole=False):
                 run_backward([loss], f"computing gradients of the {side} loss")
+        if not held[side] and not recording.recorded(side):
+            raise NoGradientError(nothing_came(side))
         recording.losses[side] = drawn.total
     return _both(recording, held["forget"], held["retain"])
 

@@ -12,7 +12,8 @@ __all__ = ["Stream"]
 
 
 class Stream:
-    """mode="stream". Retain first, in any number of blocks; then forget, whose last block is consumed.
+    """mode="stream". Retain first, in any number of blocks; then forget, whose last block is consumed. A block with whole=False
+    is one micro-batch of several, which may reach no unit as long as another does.
 
     Over several ranks each keeps its share of g_r, and FSDP2 hands over each share of g_f as soon as it is reduced.
 
@@ -36,7 +37,7 @@ class Stream:
         return self._sums is not None or self.pairing.reached[side]
 
     @contextmanager
-    def block(self, side, last=True):
+    def block(self, side, last=True, whole=True):
         if side == "mismatch":
             raise RecordingError(
                 "mode 'stream' keeps no gradient for the step; record mismatch with ScoreRecorder(model, units.subset(chosen), "
@@ -67,7 +68,8 @@ class Stream:
                     yield
                     self.units.wrapping.settle()
                     self.pairing.collect("forget", last=False)
-                    self._require("forget")
+                    if whole:
+                        self._require("forget")
                 else:
                     self.pairing.end("retain")
                     with self.pairing.listening("forget"):
