@@ -68,7 +68,7 @@ def end_to_end(results: Path):
 def demo(rows: list[dict]):
     for what, values, bound in (
         ("probes per accepted step on the CLIP demo", probes_per_step(rows), PROBES_PER_STEP),
-        ("share of the demo's time besides passes through the model, the saving of its state apart",
+        ("share of the demo's time besides passes through the model, the saving of its state not yet timed then",
          [float(row["overhead"]) for row in rows if row["model"] == "unlearned"], OVERHEAD),
     ):  # fmt: skip
         figure = f"{mean(values):.2g} ({min(values):.2g} to {max(values):.2g})"

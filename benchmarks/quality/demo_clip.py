@@ -4,8 +4,8 @@
 
 Forget accuracy at most 2 points above the retrained model's; retain accuracy at most 1 point below the original's;
 retrieval stability at least 98 %; at most 5 probes for each step that was accepted (all probes of the run count, those of
-trials that were not taken too); at most 5 % of its time outside gradients and evaluations (of what the run timed: not the saving
-of its state). Exits with 1 when a bar is missed.
+trials that were not taken too); at most 5 % of its time outside gradients and evaluations, the saving of its state and what shows
+its progress included. Exits with 1 when a bar is missed.
 """
 
 import argparse
