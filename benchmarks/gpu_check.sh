@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # All that needs a GPU, in one go and without a download: build, the tests marked gpu, every benchmark.
 #   bash benchmarks/gpu_check.sh OUT     results in the folder OUT: env.txt, tests.txt,
-#   benchmarks.txt, <device>/<version>.csv, family_edits.csv and figures. At most 9 minutes.
+#   benchmarks.txt, <device>/<version>.csv, memory.txt, family_edits.csv and figures. At most 9 minutes.
 # Needs torch (2.11 or later) with CUDA, triton, nvcc, setuptools, numpy and pytest; what else is missing is done without.
 # RAZOR_FAST_PYTHON names the Python to use.
 set -uo pipefail
@@ -35,9 +35,13 @@ timeout 150 "$python" -m pytest -q -m gpu -p no:cacheprovider --continue-on-coll
 
 # in one process, since starting one costs a tenth of the time there is; what does not fit is left out by name
 note benchmarks
-timeout 240 "$python" -m benchmarks.run --device cuda --together --seconds 190 --out "$out" 2>&1 | tee "$out/benchmarks.txt" \
+timeout 180 "$python" -m benchmarks.run --device cuda --together --seconds 140 --out "$out" 2>&1 | tee "$out/benchmarks.txt" \
   || status=1
 "$python" -m benchmarks.plot "$out" --out "$out" || echo "no figures: matplotlib is not here; draw them from the rows later"
+
+note "memory of a scoring pass over LLaVA-NeXT 8B"
+timeout 70 "$python" -m benchmarks.memory --device cuda --model LLaVA-NeXT-8B --repeats 0 --out "$out" 2>&1 \
+  | tee "$out/memory.txt" | tail -4 || status=1
 
 note "whole edits of Stable Diffusion 1.5 and LLaVA-NeXT 8B"
 timeout 100 "$python" -m benchmarks.family_edits --size full --device cuda --out "$out/family_edits.csv" 2>&1 \

@@ -118,19 +118,23 @@ def clip(name, device):
 
 
 def llava(name, device):
-    """LLaVA-NeXT of Llama-3-8B's size in bf16: 1 x 1024 tokens a half, image tokens among them left to the language model."""
+    """LLaVA-NeXT of Llama-3-8B's size, or with LLaVA-1.5-7B's language model, in bf16: 1 x 1024 tokens a half, image tokens among
+    them left to the language model."""
     import transformers
 
+    size = {"intermediate_size": 14336, "num_key_value_heads": 8, "vocab_size": 128320}
+    if name == "LLaVA-1.5-7B":
+        size = {"intermediate_size": 11008, "num_key_value_heads": 32, "vocab_size": 32064}
+
     text = transformers.LlamaConfig(
-        hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=8,
-        vocab_size=128320, max_position_embeddings=8192, rope_theta=5e5,
+        hidden_size=4096, num_hidden_layers=32, num_attention_heads=32, max_position_embeddings=8192, rope_theta=5e5, **size,
     )  # fmt: skip
     vision = transformers.CLIPVisionConfig(
         hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16, image_size=336, patch_size=14,
         projection_dim=768,
     )  # fmt: skip
     config = transformers.LlavaNextConfig(
-        vision_config=vision, text_config=text, image_token_index=128256, tie_word_embeddings=False
+        vision_config=vision, text_config=text, image_token_index=size["vocab_size"] - 64, tie_word_embeddings=False
     )
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16)
@@ -143,7 +147,7 @@ def llava(name, device):
     model.train()  # transformers checkpoints in training mode alone; the configuration has no dropout
     generator = torch.Generator().manual_seed(0)
     language, head = model.model.language_model, model.lm_head
-    batches = [torch.randint(0, 128000, (1, 1025), generator=generator) for _ in range(2)]
+    batches = [torch.randint(0, size["vocab_size"] - 320, (1, 1025), generator=generator) for _ in range(2)]
     if torch.device(device).type != "meta":
         batches = [ids.to(device) for ids in batches]
 
