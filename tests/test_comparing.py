@@ -90,6 +90,8 @@ def test_a_finished_cell_is_not_made_again_and_the_model_is_the_original(small, 
     count = len(made)
     again = cells.run_request(data, folder, cache, "cat", 0, list(found), tell=lambda text: None, stressed=())
     assert len(made) == count and {s: as_row(r) for s, r in again.items()} == {s: as_row(r) for s, r in found.items()}
+    kept = cells.run_request(data, folder, cache, "cat", 0, [*found, "ga"], make=False)
+    assert list(kept) == list(found) and len(made) == count
     assert found["ssd"]["cost"]["gradient_evaluations"] > 0 and "recovery" not in found["original"]
     assert found["retrained"]["distance"]["forget"] == {"agreement": 1.0, "kl": 0.0, "by_class": {"cat": 0.0}}
     assert found["original"]["metrics"]["retrieval_stability"] == 1.0
@@ -146,11 +148,13 @@ def test_bars_are_means_of_pairs_and_can_be_missed():
 
 def test_the_section_says_who_is_nearer_and_at_what_time():
     text = "\n".join(section.comparison_section("cifar10", rows_of(0.04), "figures/x.svg"))
-    assert "**Not complete**: 2 of 9 requests are measured, and not yet SalUn, SSD," in text
+    assert "**Not complete.** 9 requests are asked for. Measured on 2 requests: original, retrained, RAZOR, SLUG; not yet" in text
     assert "RAZOR is the nearest of all, but took 20 CPU seconds where the others took 10 to 10." in text
     assert "is -0.010 with its sign, standard error 0.014" in text and "would read 0.016 by chance" in text
     assert text.endswith("Made at 1 commit: abc.") and "SLUG 0.350" in text and "**missed**" in text
     assert "retrieval stability would be 95.0 %" in text and "(figures/x.svg)" in text
+    fewer = [row for row in rows_of(0.04, slug=0.1) if row["subject"] != "slug" or row["seed"] == 0]
+    assert not any("SLUG" in line for line in section.nearest(fewer))
     text = "\n".join(section.comparison_section("cifar10", rows_of(0.04, slug=0.1)))
     assert "SLUG came nearer than RAZOR; in no more time: SLUG" in text
 

@@ -1,7 +1,8 @@
 """All methods on the same requests, beside the original model and one retrained without the concept.
 
     python -m benchmarks.quality.compare --data FOLDER [--on cifar10|emoji|easyvqa] [--concepts ...] [--seeds 0 1 2]
-        [--methods razor slug ...] [--stressed all|NAMES] [--cache runs/compare] [--out benchmarks/results/compare_cifar10.csv]
+        [--methods razor slug ...] [--stressed all|NAMES] [--cache runs/compare] [--kept]
+        [--out benchmarks/results/compare_cifar10.csv]
 
 FOLDER holds the data of --on (cifar10_*.npz, emoji_styles64.npz, easyvqa_*.npz); without them this says so and exits with 0.
 Models are trained on the spot, once, and every finished cell (a request and a method) is kept in --cache: the same command goes
@@ -34,6 +35,7 @@ def main():
     )
     parser.add_argument("--cache", type=Path, default=Path("runs/compare"))
     parser.add_argument("--out", type=Path, help="csv, one row a cell")
+    parser.add_argument("--kept", action="store_true", help="make no cell: write and judge those that are in the cache")
     parser.add_argument("--choose", action="store_true", help="choose the settings instead, on the request kept for that")
     given = parser.parse_args()
     data = DATA[given.on]
@@ -48,7 +50,7 @@ def main():
     for seed in given.seeds:
         for concept in given.concepts or data.concepts:
             records = run_request(
-                data, given.data, given.cache, concept, seed, subjects, stressed=given.stressed, tell=tell
+                data, given.data, given.cache, concept, seed, subjects, stressed=given.stressed, make=not given.kept, tell=tell
             )
             rows += [as_row(record) for record in records.values()]
             if given.out:

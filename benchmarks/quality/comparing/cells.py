@@ -26,11 +26,12 @@ def methods_for(family):
     return [name for name, m in METHODS.items() if name != "retrain" and (m.families is None or family in m.families)]
 
 
-def run_request(data, folder, cache, concept, seed, subjects, *, stressed=STRESSED, tell=print):
+def run_request(data, folder, cache, concept, seed, subjects, *, stressed=STRESSED, make=True, tell=print):
     """Records of the subjects of a request, by subject; those that are not in `cache` are made, one after another.
 
     subjects: names of YARDSTICKS and METHODS. stressed: those of them that are also quantized, and fine-tuned to bring the
     concept back, or "all". A cell made with other settings is made again. Each record says which commit made it.
+    make: False leaves out what is not in `cache` instead of making it.
     """
     records, task = {}, None
     for subject in subjects:
@@ -39,6 +40,9 @@ def run_request(data, folder, cache, concept, seed, subjects, *, stressed=STRESS
         stress = subject in stressed or "all" in stressed
         records[subject] = kept(file, settings, stress)
         if records[subject] is not None:
+            continue
+        if not make:
+            del records[subject]
             continue
         if task is None:
             task = data.make(Path(folder), Path(cache) / "weights", concept, seed, lambda *state: told(tell, *state))

@@ -36,10 +36,8 @@ def comparison_section(data, rows, figure=None):
         "seconds are those of one core, with the measuring before and after. Methods that train take at most the steps of "
         "settings.json there (max_steps), RAZOR what its loop takes: read nearness beside cost.", "",
     ]  # fmt: skip
-    if len(requests) < ASKED.get(data, 0):
-        left = ", ".join(name for key, name in NAMES.items() if key not in {row["subject"] for row in rows} and key != "esd")
-        measured = f"**Not complete**: {len(requests)} of {ASKED[data]} requests are measured"
-        lines += [measured + f", and not yet {left}" * bool(left) + ". The same command goes on.", ""]
+    if unfinished := _unfinished(rows, ASKED.get(data, 0)):
+        lines += [unfinished, ""]
     if figure is not None:
         lines += [f"![forget accuracy against retain accuracy]({figure})", ""]
     shares = {c: n for c, n in SHARES.items() if any(row.get(c) is not None for row in rows)}
@@ -48,10 +46,23 @@ def comparison_section(data, rows, figure=None):
     lines += _table(rows, others, number)
     if data == "cifar10":
         lines += ["", "The bars, on the mean over the requests:", "", *_bars(rows)]
-        for part in (_stability(rows), _privacy(rows), nearest(rows)):
+        for part in (_stability(rows), _privacy(rows), _recovery(rows), nearest(rows)):
             lines += [""] * bool(part) + part
     made = sorted({row["commit"] for row in rows if row.get("commit")})
     return [*lines, "", f"Made at {_count(len(made), 'commit')}: {', '.join(made)}."] if made else lines
+
+
+def _unfinished(rows, asked):
+    """What is still to be measured, or nothing. A subject measured on fewer requests than others has its mean over those."""
+    done = {name: sum(row["subject"] == name for row in rows) for name in NAMES if name != "esd"}
+    if all(count >= asked for count in done.values()):
+        return ""
+    counts = {}
+    for name, count in done.items():
+        counts.setdefault(count, []).append(NAMES[name])
+    listed = "; ".join(f"on {count} requests: {', '.join(counts[count])}" for count in sorted(counts, reverse=True) if count)
+    left = f"; not yet: {', '.join(counts[0])}" if 0 in counts else ""
+    return f"**Not complete.** {asked} requests are asked for. Measured {listed}{left}. The same command goes on."
 
 
 def _count(number, what):
@@ -111,8 +122,26 @@ def _privacy(rows, ours="razor"):
     ]
 
 
+def _recovery(rows, ours="razor"):
+    """Why what was forgotten comes back, where it does so faster than a retrained model learns it."""
+    missed = [bar for bar in verdicts(rows) if bar.what.startswith("area of recovery") and not bar.held]
+    if not missed:
+        return []
+    arms = ", ".join(bar.what.removeprefix("area of recovery, ").partition(" less")[0] for bar in missed)
+    return [
+        f"Relearning ({arms}) finds the class again sooner than a retrained model learns it. RAZOR edits "
+        f"{share(paired(rows, 'share', ours))} of the weights: the class is cut off from its name, and what the others know of "
+        "it stays. A retrained model never had it."
+    ]
+
+
 def nearest(rows, ours="razor"):
-    """Who is nearest to the retrained model, by agreement and by KL, and who of those spent no more time than RAZOR."""
+    """Who is nearest to the retrained model, by agreement and by KL, and who of those spent no more time than RAZOR. Held beside
+    each other are those that were measured on all of RAZOR's requests, on these."""
+    asked = {(row["concept"], row["seed"]) for row in rows if row["subject"] == ours}
+    whole = {s for s in {row["subject"] for row in rows}
+             if asked <= {(row["concept"], row["seed"]) for row in rows if row["subject"] == s}}  # fmt: skip
+    rows = [row for row in rows if row["subject"] in whole and (row["concept"], row["seed"]) in asked]
     lines = []
     for what, columns, better in (("agreement", AGREEMENT, max), ("KL divergence", KL, min)):
         found = {name: v for name, v in means(rows, columns).items() if name not in ("original", "retrained")}
