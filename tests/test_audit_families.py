@@ -54,6 +54,9 @@ def test_losses_to_relearn_from_are_those_of_the_samples_drawn(learned):
     drawn = test_diffusion.make_task(make_pipeline(KINDS[0]))
     first, again, other = (sum(drawn.relearning_losses(2, step, 0)) for step in (0, 0, 1))
     assert torch.equal(first, again) and not torch.equal(first, other) and first.requires_grad
+    kept = drawn.kept_texts()
+    assert kept == [p.text for p in drawn.prompts.retain["train"]] and not any(drawn.concept in text for text in kept)
+    assert {q.answer for q in task.parts["retain.train"]} <= set(task.kept_texts())
 
 
 def test_a_vision_language_model_that_was_broken_relearns_what_it_is_shown(learned):

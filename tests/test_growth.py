@@ -54,6 +54,12 @@ def names(events):
 # -- how a run ends
 
 
+def test_without_overshoot_no_more_is_forgotten_than_asked():
+    ends = [run(mixed(), **(SHORT | dict(max_probes=10)), forget_target=0.25, overshoot=overshoot)[-1] for overshoot in (True, False)]
+    assert {end.outcome for end in ends} == {"target_met"}
+    assert ends[0].after["known"] < ends[1].after["known"] <= 0.25 and ends[1].after["known"] > 0.15
+
+
 def test_target_met_in_one_round():
     task = mixed()
     before = model_bytes(task.model)
