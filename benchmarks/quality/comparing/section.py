@@ -114,11 +114,13 @@ def _privacy(rows, ours="razor"):
     gaps, errors = paired(rows, "privacy_leakage", ours), paired(rows, "privacy_error", ours)
     if not gaps or len(gaps) != len(errors):
         return []
+    before = [abs(v) for v in paired(rows, "privacy_leakage", "original")]
     error, noise = sum(e**2 for e in errors) ** 0.5 / len(errors), mean(errors) * (2 / pi) ** 0.5
     return [
         f"RAZOR's privacy gap is {mean(gaps):+.3f} with its sign, standard error {error:.3f} (of one request {min(errors):.3f} "
         f"to {max(errors):.3f}, from the images drawn again). Without its sign it is {mean(map(abs, gaps)):.3f}, where a model "
-        f"that leaks exactly as the retrained one does would read {noise:.3f} by chance."
+        f"that leaks exactly as the retrained one does would read {noise:.3f} by chance"
+        + (f" and the original reads {mean(before):.3f}." if before else ".")
     ]
 
 
