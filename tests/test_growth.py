@@ -55,7 +55,8 @@ def names(events):
 
 
 def test_without_overshoot_no_more_is_forgotten_than_asked():
-    ends = [run(mixed(), **(SHORT | dict(max_probes=10)), forget_target=0.25, overshoot=overshoot)[-1] for overshoot in (True, False)]
+    options = SHORT | dict(max_probes=10, forget_target=0.25)
+    ends = [run(mixed(), **options, overshoot=overshoot)[-1] for overshoot in (True, False)]
     assert {end.outcome for end in ends} == {"target_met"}
     assert ends[0].after["known"] < ends[1].after["known"] <= 0.25 and ends[1].after["known"] > 0.15
 
