@@ -154,7 +154,7 @@ def test_the_section_says_who_is_nearer_and_at_what_time():
     assert text.endswith("Made at 1 commit: abc.") and "SLUG 0.350" in text and "**missed**" in text
     assert "retrieval stability would be 95.0 %" in text and "(figures/x.svg)" in text
     fewer = [row for row in rows_of(0.04, slug=0.1) if row["subject"] != "slug" or row["seed"] == 0]
-    assert not any("SLUG" in line for line in section.nearest(fewer))
+    assert all("1 request)" in line and "SLUG" in line for line in section.nearest(fewer))
     text = "\n".join(section.comparison_section("cifar10", rows_of(0.04, slug=0.1)))
     assert "SLUG came nearer than RAZOR; in no more time: SLUG" in text
 

@@ -138,12 +138,13 @@ def _recovery(rows, ours="razor"):
 
 
 def nearest(rows, ours="razor"):
-    """Who is nearest to the retrained model, by agreement and by KL, and who of those spent no more time than RAZOR. Held beside
-    each other are those that were measured on all of RAZOR's requests, on these."""
-    asked = {(row["concept"], row["seed"]) for row in rows if row["subject"] == ours}
-    whole = {s for s in {row["subject"] for row in rows}
-             if asked <= {(row["concept"], row["seed"]) for row in rows if row["subject"] == s}}  # fmt: skip
-    rows = [row for row in rows if row["subject"] in whole and (row["concept"], row["seed"]) in asked]
+    """Who is nearest to the retrained model, by agreement and by KL, and who of those spent no more time than RAZOR. On those
+    requests that all of them were measured on."""
+    requests = {}
+    for row in rows:
+        requests.setdefault(row["subject"], set()).add((row["concept"], row["seed"]))
+    common = set.intersection(*requests.values())
+    rows = [row for row in rows if (row["concept"], row["seed"]) in common]
     lines = []
     for what, columns, better in (("agreement", AGREEMENT, max), ("KL divergence", KL, min)):
         found = {name: v for name, v in means(rows, columns).items() if name not in ("original", "retrained")}
@@ -160,5 +161,6 @@ def nearest(rows, ours="razor"):
             said += f", but took {cost[ours]:.0f} CPU seconds where the others took {min(spent):.0f} to {max(spent):.0f}"
         if before:
             said += f"; in no more time: {', '.join(cheaper) or 'none of them'}"
-        lines.append(f"- By {what} with the retrained model (mean of forget and retain images): {said}. {listed}.")
+        of = f"mean of forget and retain images; {_count(len(common), 'request')}"
+        lines.append(f"- By {what} with the retrained model ({of}): {said}. {listed}.")
     return lines
