@@ -389,6 +389,28 @@ def unlearned(stack, folder, interrupt=None):
     return decided, edit.sha256, [v.numpy() for v in edit.new], outcome.outcome
 
 
+def command(*arguments):
+    """`razor-fast` as a launcher's rank runs it, in the group that is there: what it said."""
+    from typer.testing import CliRunner
+
+    from razor_fast.cli import app
+
+    done = CliRunner().invoke(app, list(arguments))
+    assert done.exit_code == 0, done.stderr + repr(done.exception)
+    return done.stdout
+
+
+def diffusion_command(*arguments):
+    """`command`, with classifiers that learn for a moment."""
+    from unittest import mock
+
+    from razor_fast.cli import building_diffusion
+    from razor_fast.families.image_classifier import train_classifier
+
+    with mock.patch.object(building_diffusion, "train_classifier", functools.partial(train_classifier, steps=12)):
+        return command(*arguments)
+
+
 def broken(stack, how):
     """One rank of a scoring fails: "nan", "none" (no forget batch), "dies"; "lent" has none and goes on. The scores otherwise."""
     name = "hf siglip"

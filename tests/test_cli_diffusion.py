@@ -65,7 +65,10 @@ def good(*arguments):
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     """A folder with a pipeline, captioned pictures of every object in every style, and a configuration."""
-    folder = tmp_path_factory.mktemp("home")
+    return write_home(tmp_path_factory.mktemp("home"))
+
+
+def write_home(folder):
     make_pipeline("sd").save_pretrained(folder / "pipe")
     draw = np.random.default_rng(0)
     for style, colour in zip(STYLES, np.eye(3)):

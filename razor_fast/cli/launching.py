@@ -12,8 +12,6 @@ from __future__ import annotations
 import os
 from contextlib import contextmanager
 
-from ..errors import ConfigError
-
 __all__ = ["launched", "shard_task", "speaks"]
 
 # What tasks call beside forward(): FSDP2 gathers parameters only in methods that it is told of.
@@ -50,18 +48,21 @@ def launched():
 def shard_task(task, family: str) -> None:
     """Shard a task's model over the ranks, block by block; nothing in one process.
 
-    Raises ConfigError for a family whose pipelines run modules that FSDP2 does not see.
+    Of a pipeline each component that is called as a module, on its own: what makes pictures of latents is whole on every rank.
+    Units that were found before must be found on the model again (`Units.on`).
     """
     import torch.distributed as dist
 
     if not dist.is_initialized() or dist.get_world_size() < 2:
         return
-    if family == "diffusion":
-        raise ConfigError(
-            "a diffusion pipeline is not yet sharded over ranks; run one process, or shard its parts yourself and call "
-            "rf.unlearn (docs/scale.md)"
-        )
-    shard(task.model)
+    if family != "diffusion":
+        shard(task.model)
+        return
+    from ..units.exclusions import EXCLUDE_COMPONENTS
+
+    for name, component in task.model.named_children():
+        if f"{name}.*" not in EXCLUDE_COMPONENTS and any(True for _ in component.parameters()):
+            shard(component)
 
 
 def shard(model) -> None:

@@ -44,6 +44,7 @@ def _run_unlearn(path: Path, overrides, output: Path | None, *, quiet, probes, r
     resumes, existed = check_run_folder(output), output.exists()
     (task, units), settings = prepare(config, phase), config.method_config()
     shard_task(task, config.family)
+    units = units and units.on(task.model)
     from ..methods import unlearn
     from ..progress import RunProgress
     from ..run_request import save_request
@@ -148,6 +149,7 @@ def _run_score(path: Path, overrides, top: int, csv: Path | None, *, quiet) -> N
     phase = Phases(quiet)
     (task, units), razor = prepare(config, phase), config.razor_config()
     shard_task(task, config.family)
+    units = units and units.on(task.model)
     from ..recorder import score
     from ..units import DEFAULT_EXCLUDE, find_units
 

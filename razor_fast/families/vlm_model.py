@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import torch
 
 from .. import losses
+from ..distributed import is_sharded
 from ..errors import DataError, ModelError
 from ..memory import memory_advice
 from ..prefix import PrefixCache, Tower
@@ -232,7 +233,8 @@ class VlmAdapter:
         head, body = self.model.get_output_embeddings(), getattr(self.model, "model", None)
         text = self.model.config.get_text_config()
         scaled = any(getattr(text, name, None) for name in ("final_logit_softcapping", "logit_scale", "logits_scaling"))
-        if not isinstance(head, torch.nn.Linear) or body is None or scaled:
+        # over several ranks the head and what lies outside the blocks are whole only inside the model's own forward
+        if not isinstance(head, torch.nn.Linear) or body is None or scaled or is_sharded(head.weight):
             return losses.answer_loss(*self.answer_logits(questions))
         inputs, targets, mask = self._asked(questions)
         longest = targets.shape[1]
