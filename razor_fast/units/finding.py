@@ -58,8 +58,9 @@ def find_units(
     """
     if not layers and not heads:
         raise ConfigError("layers=False and heads=False leave nothing to find; ask for one of them")
-    choice = _Choice(model, _patterns(include, "include"), _patterns(exclude, "exclude"), skip_frozen)
-    wrapping = Wrapping.of(model, group)
+    patterns = _patterns(include, "include"), _patterns(exclude, "exclude")
+    wrapping = Wrapping.of(model, group)  # before parameters are listed: it makes FSDP2's shards the parameters again
+    choice = _Choice(model, *patterns, skip_frozen)
 
     skipped = dict(choice.unusable)
     found = _layers(choice, skipped)  # also where none is wanted: it says what the patterns leave out
