@@ -1,6 +1,6 @@
 """The loop's bars in docs/results.md: what each results file says of them, and which of them no file speaks of.
 
-end_to_end.csv and whole_loop.csv are written by `python -m benchmarks.<name> --out benchmarks/results`, demo_clip.csv and
+end_to_end.csv and whole_loop.csv are written by `python -m benchmarks.<name> --out benchmarks/results`, demo_*.csv and
 crash.csv by `python -m benchmarks.quality.<name> --out ...`. A bar without a row is not measured.
 """
 
@@ -11,7 +11,7 @@ from statistics import mean
 
 from benchmarks import whole_loop
 from benchmarks.end_to_end import BARS
-from benchmarks.quality.demo_clip import OVERHEAD, PROBES_PER_STEP, probes_per_step
+from benchmarks.quality.spending import OVERHEAD, PROBES_PER_STEP, probes_per_step, runs
 
 KILLS = 50
 WHAT = {"time": "end to end against the ancestors' habit, times faster, edit in the {place}",
@@ -24,13 +24,13 @@ def loop_section(results: Path) -> list[str]:
         "## The loop",
         "",
         "`python -m benchmarks.end_to_end` and `python -m benchmarks.whole_loop` (ViT-B-32 size, random weights, one thread), "
-        "`python -m benchmarks.quality.demo_clip` and `python -m benchmarks.quality.crash`; the demo's figures are the mean over "
-        "its seeds (least to greatest).",
+        "`python -m benchmarks.quality.demo_clip`, `demo_diffusion`, `demo_vlm` and `crash`; a demo's figures are the mean over "
+        "its runs (least to greatest).",
         "",
         "| | figure | bar | |",
         "|---|---|---|---|",
     ]
-    told = (*end_to_end(results), *demo(read(results / "demo_clip.csv")), *loop(results), crash(read(results / "crash.csv")))
+    told = (*end_to_end(results), *demos(results), *loop(results), crash(read(results / "crash.csv")))
     lines += [f"| {what} | {figure} | {bar} | {verdict} |" for what, figure, bar, verdict in told]
     return lines + larger(results)
 
@@ -65,14 +65,19 @@ def end_to_end(results: Path):
         yield what, f"{figure} ({row['device']}, commit {row['commit']})", bar, verdict(held)
 
 
-def demo(rows: list[dict]):
-    for what, values, bound in (
-        ("probes per accepted step on the CLIP demo", probes_per_step(rows), PROBES_PER_STEP),
-        ("share of the demo's time besides passes through the model, the saving of its state not yet timed then",
-         [float(row["overhead"]) for row in rows if row["model"] == "unlearned"], OVERHEAD),
-    ):  # fmt: skip
-        figure = f"{mean(values):.2g} ({min(values):.2g} to {max(values):.2g})"
-        yield what, figure, f"at most {bound:g}", verdict(mean(values) <= bound)
+def demos(results: Path):
+    for name, called in (("clip", "CLIP"), ("diffusion", "diffusion"), ("vlm", "vision-language")):
+        rows = runs(read(results / f"demo_{name}.csv"))
+        overheads = [float(row["overhead"]) for row in rows]
+        for what, values, bound in (
+            (f"probes per accepted step on the {called} demo", probes_per_step(rows), PROBES_PER_STEP),
+            (f"share of the {called} demo's time besides passes through the model", overheads, OVERHEAD),
+        ):
+            if not rows:
+                yield what, "", f"at most {bound:g}", "not measured"
+                continue
+            figure = f"{mean(values):.2g} ({min(values):.2g} to {max(values):.2g})"
+            yield what, figure, f"at most {bound:g}", verdict(mean(values) <= bound)
 
 
 def loop(results: Path):

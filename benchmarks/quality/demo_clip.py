@@ -10,32 +10,16 @@ its progress included. Exits with 1 when a bar is missed.
 
 import argparse
 import csv
-import math
 import shutil
 import sys
 import tempfile
 from pathlib import Path
 from statistics import mean
 
+from benchmarks.quality.spending import OVERHEAD, PROBES_PER_STEP, probes_per_step, spent
 from razor_fast.demo.clip import run_demo
-from razor_fast.events import Probed, RunEnded, StepAccepted
 
 METRICS = ("forget_accuracy", "retain_accuracy", "retrieval_stability", "forget_alignment", "membership_auc")
-PROBES_PER_STEP, OVERHEAD = 5, 0.05  # at most
-
-
-def spent(events):
-    """What a run's events say of its cost; the overhead is the share of its time that is neither gradients nor evaluation."""
-    kinds, (end,) = [type(event) for event in events], [event for event in events if isinstance(event, RunEnded)]
-    passes = ("first evaluation", "evaluation", "gradients")
-    return {"probes": kinds.count(Probed), "accepted_steps": kinds.count(StepAccepted),
-            "overhead": 1 - sum(end.cost["shares"].get(what, 0.0) for what in passes)}  # fmt: skip
-
-
-def probes_per_step(rows):
-    """Of each seed's run; infinite where no step was accepted."""
-    runs = [row for row in rows if row["model"] == "unlearned"]
-    return [int(r["probes"]) / int(r["accepted_steps"]) if int(r["accepted_steps"]) else math.inf for r in runs]
 
 
 def main():

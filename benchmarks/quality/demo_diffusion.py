@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import mean
 
 from benchmarks.quality.comparing.rows import kept_rows, write_rows
+from benchmarks.quality.spending import spent
 from razor_fast.demo.diffusion import run_demo
 
 METRICS = ("unlearning_accuracy", "in_domain_accuracy", "cross_domain_accuracy", "forget_margin")
@@ -41,16 +42,16 @@ def main():
 
 
 def measure(forget, seed, cache):
-    folder = Path(tempfile.mkdtemp(prefix="razor-demo-"))
+    folder, events = Path(tempfile.mkdtemp(prefix="razor-demo-")), []
     try:
-        found = run_demo(folder / "run", forget=forget, seed=seed, cache=cache)
+        found = run_demo(folder / "run", forget=forget, seed=seed, cache=cache, on_event=events.append)
     finally:
         shutil.rmtree(folder)
     edit = found["outcome"].edit
     share = edit.summary()["share"] if edit is not None else 0.0
     return [
         {"forget": forget, "seed": seed, "model": model, "outcome": found["outcome"].outcome, "share_edited": share,
-         "seconds": found["seconds"]["unlearning"], **{m: metrics[m] for m in METRICS}}
+         "seconds": found["seconds"]["unlearning"], **{m: metrics[m] for m in METRICS}, **spent(events)}
         for model, metrics in found["columns"].items()
     ]  # fmt: skip
 

@@ -3,7 +3,7 @@
     python -m benchmarks.quality.demo_vlm [--seeds 3] [--forget seven] [--cache runs/demo-weights] [--out results.csv]
 
 Forgetting accuracy at most 3 points above the retrained model's; retain and neutral accuracy at most 1.5 points below the
-original's. Exits with 1 when a bar is missed.
+original's; at most 5 probes for each step that was accepted. Exits with 1 when a bar is missed.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 from statistics import mean
 
+from benchmarks.quality.spending import PROBES_PER_STEP, probes_per_step, spent
 from razor_fast.demo.vlm import run_demo
 
 METRICS = ("forget_accuracy", "retain_accuracy", "neutral_accuracy", "indirect_accuracy", "forget_margin",
@@ -30,15 +31,15 @@ def main():
     given = parser.parse_args()
     rows = []
     for seed in range(given.first, given.first + given.seeds):
-        folder = Path(tempfile.mkdtemp(prefix="razor-demo-"))
+        folder, events = Path(tempfile.mkdtemp(prefix="razor-demo-")), []
         try:
-            found = run_demo(folder / "run", forget=given.forget, seed=seed, cache=given.cache)
+            found = run_demo(folder / "run", forget=given.forget, seed=seed, cache=given.cache, on_event=events.append)
         finally:
             shutil.rmtree(folder)
         for model, metrics in found["columns"].items():
             rows.append({"seed": seed, "forget": given.forget, "model": model, "outcome": found["outcome"].outcome,
                          **{name: round(seconds, 1) for name, seconds in found["seconds"].items()},
-                         **{m: metrics[m] for m in METRICS}})  # fmt: skip
+                         **{m: metrics[m] for m in METRICS}, **spent(events)})  # fmt: skip
     if given.out:
         with open(given.out, "w", newline="") as file:
             writer = csv.DictWriter(file, rows[0])
@@ -53,6 +54,7 @@ def main():
         ("forgetting accuracy, unlearned - retrained", differences("forget_accuracy", "unlearned", "retrained"), "<=", 0.03),
         ("retain accuracy, unlearned - original", differences("retain_accuracy", "unlearned", "original"), ">=", -0.015),
         ("neutral accuracy, unlearned - original", differences("neutral_accuracy", "unlearned", "original"), ">=", -0.015),
+        ("probes per accepted step", probes_per_step(rows), "<=", PROBES_PER_STEP),
     ]
     missed = False
     for name, values, sign, bound in bars:
