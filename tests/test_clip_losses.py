@@ -136,3 +136,16 @@ def test_passing_batches_make_room_for_those_that_come_again():
         task.model.visual.proj.add_(0.01)  # so that the towers run again
         task.evaluate("validation")
     assert set(task.prefix._cuts) - before and task.prefix.nbytes <= task.prefix.limit
+
+
+@pytest.mark.parametrize("name", CLIPS)
+def test_kept_features_are_the_same_bits_whatever_is_frozen(name):
+    # torch.matmul forms a product of a batch in another way where no operand takes a gradient, also under torch.no_grad
+    task = clip_task(name)
+    frozen, _ = task.frozen_features("retain.train"), task.model.requires_grad_(False)
+    task.prefix.limit = None  # nothing is kept: features are made anew
+    for tower, before in zip(("image", "text"), frozen):
+        assert torch.equal(task.still_features(tower, "retain.train", True), before)
+        task._frozen_numbers[tower] = ()  # as after a step that was undone in another process
+        assert torch.equal(task.still_features(tower, "retain.train", True), before)
+    assert not any(p.requires_grad for p in task.model.parameters())

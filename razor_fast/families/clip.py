@@ -16,7 +16,7 @@ from ..data.concepts import caption_matcher, fold_label
 from ..errors import ConceptError, ConfigError, DataError
 from ..evaluation import metrics
 from ..evaluation.privacy import as_columns, membership_auc
-from ..prefix import PrefixCache
+from ..prefix import PrefixCache, flags_on
 from ..threads import fixed
 from .clip_audit import membership_features, relearning_losses
 from .clip_losses import joint_losses, side_losses
@@ -354,9 +354,10 @@ class ClipTask:
     @torch.no_grad()
     def _encoded(self, tower, name):
         adapter, found = self.adapter, []
-        for number, batch in enumerate(self.sets[name].batches(4 * self.batch_size)):
-            run = partial(adapter.encode_images, batch.images)
-            if tower == "text":
-                run = partial(adapter.encode_texts, batch.tokens, batch.attention_mask)
-            found.append(self.prefix(tower, (name, number), run))
+        with flags_on(self.prefix.towers[tower].parameters.values()):
+            for number, batch in enumerate(self.sets[name].batches(4 * self.batch_size)):
+                run = partial(adapter.encode_images, batch.images)
+                if tower == "text":
+                    run = partial(adapter.encode_texts, batch.tokens, batch.attention_mask)
+                found.append(self.prefix(tower, (name, number), run))
         return torch.cat(found)

@@ -63,12 +63,12 @@ def choose(model, units, forget_loss, retain_loss):
         refuse_foreign_hooks(model, units, "stream" if several else "lockstep")
     except RazorError as error:
         return Choice("buffers", why=f"chosen because other modes are refused here: {error}")
-    gradients = 2 * sum(bytes_of(p) for p in units.parameters.values())
-    if gradients <= NEGLIGIBLE:
-        return Choice("buffers", why=f"chosen because two gradients of what is scored take {gigabytes(gradients)} alone")
     if several:
         why = "chosen because the model lies on several ranks: a rank keeps its share of one gradient, where buffers keeps two"
         return Choice("stream", why=why)
+    gradients = 2 * sum(bytes_of(p) for p in units.parameters.values())
+    if gradients <= NEGLIGIBLE:
+        return Choice("buffers", why=f"chosen because two gradients of what is scored take {gigabytes(gradients)} alone")
     predicted, failure = _predict(model, units, forget_loss, retain_loss)
     if failure is not None:
         mode = "lockstep" if can_align() else "stream"
