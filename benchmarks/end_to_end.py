@@ -125,7 +125,7 @@ def our_way(task: ClipTask, name: str, tolerance: float, mode: str = "buffers") 
     with clock("first evaluation"):
         before = task.evaluate("validation")
     units = find_units(task.model)
-    config, step = RazorConfig(), StepState(units.subset([name]))
+    config, step = RazorConfig(score_mode="buffers"), StepState(units.subset([name]))
     if mode == "buffers":  # as the loop does: the direction's gradients are those of the scores
         source = GradientSource(task, config, units, LoopCost())
         with clock("gradients and scores"):

@@ -213,7 +213,7 @@ def streamed(stack, name="hf siglip"):
     units = rf.find_units(model)
     halves = [lambda loss=loss: (0.5 * loss() for _ in range(2)) for loss in losses(name, model)]
     want = rf.score(model, units, *halves).sums
-    found = [rf.score(model, units, *halves, mode=mode) for mode in ("stream", "auto")]
+    found = [rf.score(model, units, *halves, mode=mode) for mode in ("stream", "stream", "auto")]
     recorder = rf.ScoreRecorder(model, units, mode="stream")
     forget, retain = losses(name, model)
     with recorder.retain():
@@ -226,7 +226,7 @@ def streamed(stack, name="hf siglip"):
     difference = ((found[0].sums - want).abs() / want.abs().clamp_min(1e-20)).max().item()
     report = recorder.memory_report()  # one micro-batch a side; an earlier one of the forget side would be held beside g_r
     bits = [table.sums.numpy().tobytes() for table in found]
-    return difference, len(own), bits[0], bits[0] == bits[1], report.held / report.gradient, found[1].memory_report().mode
+    return difference, len(own), bits[0], bits[0] == bits[1], report.held / report.gradient, found[2].memory_report().mode
 
 
 def whole(tensor, parameter):

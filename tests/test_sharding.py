@@ -60,7 +60,7 @@ def test_stream_keeps_a_share_of_one_gradient_and_gives_the_sums_of_buffers(worl
         for difference, own, bits, again, held, auto in results:
             assert difference < 1e-6, (stack, difference)
             assert own == 1 and again and bits == results[0][2]
-            assert held < 1.5 and auto == "stream"
+            assert held < 1.5 and auto == "buffers"
 
 
 def test_steps_undo_and_edits(world):
