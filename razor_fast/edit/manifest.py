@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 from ..errors import EditError
 from ..fingerprint import canonical_json
 from ..matrix import matrix_shape, slice_label
+from ..units import Slice
 
 EDIT_FORMAT, UNDO_FORMAT, FORMAT_VERSION = "razor_fast.edit", "razor_fast.undo", 1
 # torch's name of a dtype -> its name in a safetensors header
@@ -69,14 +70,7 @@ class SliceRecord(_Record):
     def bytes(self) -> int:
         return self.elements * getattr(torch, self.dtype).itemsize
 
-    def overlaps(self, other: SliceRecord) -> bool:
-        return (
-            self.parameter == other.parameter
-            and self.row < other.row + other.rows
-            and other.row < self.row + self.rows
-            and self.column < other.column + other.columns
-            and other.column < self.column + self.columns
-        )
+    overlaps = Slice.overlaps  # by the same five fields
 
 
 class UnitRecord(_Record):
