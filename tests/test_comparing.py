@@ -166,6 +166,8 @@ def test_the_figure_has_every_subject():
     figure = forget_against_retain("cifar10", rows_of(0.04))
     assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["original", "retrained", "RAZOR", "SLUG"]
     figure.savefig(io.BytesIO())
+    fewer = [row for row in rows_of(0.04, slug=0.1) if row["subject"] != "slug" or row["seed"] == 0]
+    assert forget_against_retain("cifar10", fewer).axes[0].get_title().endswith(", 1 request")
 
 
 def test_settings_are_chosen_by_the_distance_on_validation_data(small, tmp_path, monkeypatch):

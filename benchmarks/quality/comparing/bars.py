@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from statistics import mean
 
-__all__ = ["Verdict", "means", "paired", "verdicts"]
+__all__ = ["Verdict", "means", "paired", "shared", "verdicts"]
 
 SCHEMES = {"int8": 0.005, "int4": 0.015, "nf4": 0.015}
 MOVES = ("forget_accuracy", "retain_accuracy", "retrieval_stability", "forget_retrieval", "membership_auc")
@@ -42,6 +42,15 @@ def paired(rows, column, subject, other=None):
         if name == subject and value not in (None, "") and base not in (None, ""):
             found.append(value - base)
     return found
+
+
+def shared(rows):
+    """The rows of those requests on which every subject was measured: means over other sets are not held beside each other."""
+    requests = {}
+    for row in rows:
+        requests.setdefault(row["subject"], set()).add((row["concept"], row["seed"]))
+    common = set.intersection(*requests.values())
+    return [row for row in rows if (row["concept"], row["seed"]) in common]
 
 
 def means(rows, columns):

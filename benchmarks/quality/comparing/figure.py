@@ -4,7 +4,7 @@ from statistics import mean
 
 from matplotlib.figure import Figure
 
-from .bars import paired
+from .bars import paired, shared
 from .section import NAMES, TITLES
 
 __all__ = ["forget_against_retain"]
@@ -15,7 +15,11 @@ MARKERS = "osD^vP*Xhd<>"
 
 
 def forget_against_retain(data, rows):
-    """matplotlib Figure of the rows of a comparison. Best is where the retrained model is, not the corner."""
+    """matplotlib Figure of the rows of a comparison. Best is where the retrained model is, not the corner.
+
+    On those requests alone that all subjects were measured on."""
+    rows = shared(rows)
+    count = len({(row["concept"], row["seed"]) for row in rows})
     retain = "retain_accuracy" if any(row.get("retain_accuracy") is not None for row in rows) else "in_domain_accuracy"
     figure = Figure(figsize=(7, 4.6), layout="constrained")
     axes = figure.add_subplot(xlabel="forget accuracy, %", ylabel=f"{retain.replace('_', ' ')}, %")
@@ -31,7 +35,7 @@ def forget_against_retain(data, rows):
         spread = [[[mean(v) - min(v)], [max(v) - mean(v)]] for v in (x, y)]
         axes.errorbar(mean(x), mean(y), spread[1], spread[0], marker=marker, color=colour, markersize=9 if ours else 7,
                       linewidth=0.8, capsize=2, zorder=3 if ours else 2, label=NAMES[subject])  # fmt: skip
-    axes.set_title(f"forgetting one class of {TITLES[data]}, test data", fontsize=10)
+    axes.set_title(f"forgetting one class of {TITLES[data]}, test data, {count} request{'s' if count != 1 else ''}", fontsize=10)
     axes.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     axes.grid(alpha=0.25)
     return figure

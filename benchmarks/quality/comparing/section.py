@@ -3,7 +3,7 @@
 from math import pi
 from statistics import mean
 
-from .bars import means, paired, verdicts
+from .bars import means, paired, shared, verdicts
 
 __all__ = ["TITLES", "comparison_section", "nearest"]
 
@@ -140,11 +140,8 @@ def _recovery(rows, ours="razor"):
 def nearest(rows, ours="razor"):
     """Who is nearest to the retrained model, by agreement and by KL, and who of those spent no more time than RAZOR. On those
     requests that all of them were measured on."""
-    requests = {}
-    for row in rows:
-        requests.setdefault(row["subject"], set()).add((row["concept"], row["seed"]))
-    common = set.intersection(*requests.values())
-    rows = [row for row in rows if (row["concept"], row["seed"]) in common]
+    rows = shared(rows)
+    count = len({(row["concept"], row["seed"]) for row in rows})
     lines = []
     for what, columns, better in (("agreement", AGREEMENT, max), ("KL divergence", KL, min)):
         found = {name: v for name, v in means(rows, columns).items() if name not in ("original", "retrained")}
@@ -161,6 +158,6 @@ def nearest(rows, ours="razor"):
             said += f", but took {cost[ours]:.0f} CPU seconds where the others took {min(spent):.0f} to {max(spent):.0f}"
         if before:
             said += f"; in no more time: {', '.join(cheaper) or 'none of them'}"
-        of = f"mean of forget and retain images; {_count(len(common), 'request')}"
+        of = f"mean of forget and retain images; {_count(count, 'request')}"
         lines.append(f"- By {what} with the retrained model ({of}): {said}. {listed}.")
     return lines
