@@ -229,6 +229,32 @@ def streamed(stack, name="hf siglip"):
     return difference, len(own), bits[0], bits[0] == bits[1], report.held / report.gradient, found[2].memory_report().mode
 
 
+def asked(kind="llava"):
+    """Gradients of both forget losses of LLaVA, drawn before either is backpropagated, as mode "stream" draws them, under FSDP2
+    and whole: the largest relative difference."""
+    import vlms
+
+    from razor_fast.cli.launching import shard as launch
+    from razor_fast.families.vlm_model import VlmAdapter
+
+    model = copy.deepcopy(built(kind))
+    adapter, questions = VlmAdapter(model, vlms.build_processor(kind)), vlms.questions(each=2)["forget"]
+
+    def gradients():
+        model.zero_grad()
+        drawn = [adapter.projected_features(questions).square().mean(), adapter.answer_loss(questions)]
+        Wrapping.settle_model(model)
+        for loss in drawn:
+            loss.backward()
+        return {name: whole(p.grad, p) for name, p in model.named_parameters() if p.grad is not None}
+
+    want = gradients()
+    launch(model)
+    found = gradients()
+    assert found.keys() == want.keys()
+    return max(((found[n] - want[n]).abs().max() / want[n].abs().max().clamp_min(1e-12)).item() for n in want)
+
+
 def whole(tensor, parameter):
     if tensor is None:
         return torch.zeros(parameter.shape, dtype=torch.float64)

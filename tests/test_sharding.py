@@ -60,7 +60,12 @@ def test_stream_keeps_a_share_of_one_gradient_and_gives_the_sums_of_buffers(worl
         for difference, own, bits, again, held, auto in results:
             assert difference < 1e-6, (stack, difference)
             assert own == 1 and again and bits == results[0][2]
-            assert held < 1.5 and auto == "buffers"
+            assert held < 1.5 and auto == "stream"
+
+
+@pytest.mark.parametrize("kind", ["llava", "next"])
+def test_losses_that_are_drawn_while_the_root_is_gathered_go_through_it(pair, kind):
+    assert max(pair.run("sharding:asked", kind)) < 1e-5
 
 
 def test_steps_undo_and_edits(world):

@@ -44,6 +44,13 @@ class Wrapping:
         """`settle` of a model of which nothing else is asked."""
         Wrapping(fsdp=_modules(model, "torch.distributed.fsdp", "FSDPModule")).settle()
 
+    @staticmethod
+    def lies_in_shards(model: nn.Module) -> bool:
+        """Whether parameters of a model are whole only inside its own forward pass. A root of FSDP2 that is gathered shows plain
+        parameters until its next backward, so these alone do not tell."""
+        fsdp = _modules(model, "torch.distributed.fsdp", "FSDPModule")
+        return bool(fsdp) or any(map(is_sharded, model.parameters()))
+
     @property
     def ranks(self) -> int:
         """How many processes hold the model together."""

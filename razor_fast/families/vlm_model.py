@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import torch
 
 from .. import losses
-from ..distributed import is_sharded
+from ..distributed import Wrapping
 from ..errors import DataError, ModelError
 from ..memory import memory_advice
 from ..prefix import PrefixCache, Tower
@@ -234,7 +234,7 @@ class VlmAdapter:
         text = self.model.config.get_text_config()
         scaled = any(getattr(text, name, None) for name in ("final_logit_softcapping", "logit_scale", "logits_scaling"))
         # over several ranks the head and what lies outside the blocks are whole only inside the model's own forward
-        if not isinstance(head, torch.nn.Linear) or body is None or scaled or is_sharded(head.weight):
+        if not isinstance(head, torch.nn.Linear) or body is None or scaled or Wrapping.lies_in_shards(self.model):
             return losses.answer_loss(*self.answer_logits(questions))
         inputs, targets, mask = self._asked(questions)
         longest = targets.shape[1]

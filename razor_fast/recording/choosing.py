@@ -64,9 +64,8 @@ def choose(model, units, forget_loss, retain_loss):
     except RazorError as error:
         return Choice("buffers", why=f"chosen because other modes are refused here: {error}")
     if several:
-        # of LLaVA under FSDP2 a run in mode stream fails: ask for it by name where it is known to work (docs/scale.md)
-        why = "chosen because the model lies on several ranks, where mode 'stream' keeps half as much and is taken by name alone"
-        return Choice("buffers", why=why)
+        why = "chosen because the model lies on several ranks: a rank keeps its share of one gradient, where buffers keeps two"
+        return Choice("stream", why=why)
     gradients = 2 * sum(bytes_of(p) for p in units.parameters.values())
     if gradients <= NEGLIGIBLE:
         return Choice("buffers", why=f"chosen because two gradients of what is scored take {gigabytes(gradients)} alone")
