@@ -36,6 +36,7 @@ PASSES = ("first evaluation", "evaluation", "gradients")
 SHARE = 1e-3  # of the weights' norm
 # way -> (rounding seed, steps of SHARE one after another)
 WAYS = {"stochastic, one step": (0, 1), "nearest, one step": (None, 1), "nearest, ten steps": (None, 10)}
+BARRED = ("stochastic, one step", "nearest, ten steps")  # the default, and what a walk makes of the other
 OVERHEAD, APART = 0.02, 0.02  # at most
 
 
@@ -84,12 +85,20 @@ def rounded(name: str) -> list[dict]:
 
 
 def held(row: dict) -> bool:
-    """Whether a row holds its bar."""
+    """Whether a row holds its bar; a way that has none, since it is asked for by name, holds it."""
     if row["part"] == "overhead":
         return row["value"] <= OVERHEAD
+    if row["way"] not in BARRED:
+        return True
     spread = json.loads(row["breakdown"])
     apart = max(abs(spread["arrived, least"] - 1), abs(spread["greatest"] - 1))
     return apart <= APART
+
+
+def verdict(row: dict) -> str:
+    if row["part"] == "bf16" and row["way"] not in BARRED:
+        return "no bar"
+    return "held" if held(row) else "MISSED"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -103,7 +112,7 @@ def main(argv: list[str] | None = None) -> int:
     for part in given.part or ("bf16", "overhead"):
         rows += rounded(given.model) if part == "bf16" else overhead(given.model, given.rounds)
     for row in rows:
-        print(json.dumps(row), "held" if held(row) else "MISSED", flush=True)
+        print(json.dumps(row), verdict(row), flush=True)
     stamp = {"device": device_name(torch.device("cpu")), "torch": torch.__version__, "commit": commit()}
     if given.out:
         save(results_file(given.out, stamp["device"]).parent / "loop" / "whole_loop.csv", [{**row, **stamp} for row in rows])

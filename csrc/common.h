@@ -21,7 +21,13 @@ struct Tile {
 };
 static_assert(sizeof(Tile) == 8 * sizeof(int64_t), "a tile is a row of the int64 table");
 
-// How values become a narrower type: to nearest even, or stochastically by a hash of (start, flat index).
+// One row of `places`: a tile's element (y, x) is rounded with the random bits of number first + y * stride + x under `key`.
+struct Place {
+  int64_t key, first, stride;
+};
+static_assert(sizeof(Place) == 3 * sizeof(int64_t), "a place is a row of the int64 table");
+
+// How values become a narrower type: to nearest even, or stochastically by a hash of (start, number of the element).
 struct Rounding {
   bool stochastic;
   uint64_t start;
@@ -33,7 +39,6 @@ struct Update {
   const double* eta;
   double c_forget, c_retain, c_mismatch;
   Dtype dtype;
-  Rounding rounding;
 };
 
 // One step of a radix selection over the bits of |x|, as fp32 or fp64: keys whose bits from `above` on equal `prefix` are

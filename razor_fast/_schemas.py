@@ -44,12 +44,12 @@ def _gather_fake(tensors, tiles, elements, dtype):
     return tiles.new_empty((elements,), dtype=dtype)
 
 
-def _scatter_fake(tensors, flat, tiles, rounding_seed=None):
+def _scatter_fake(tensors, flat, tiles, places=None):
     return None
 
 
 def _update_fake(theta, base, g_forget, g_retain, g_mismatch, tiles, eta, c_forget, c_retain, c_mismatch,
-                 rounding_seed=None):
+                 places=None):
     return None
 
 
@@ -84,7 +84,7 @@ OPERATORS: dict[str, Operator] = {
         ),
         Operator(
             "segment_scatter_",
-            "(Tensor(a!)[] tensors, Tensor flat, Tensor tiles, int? rounding_seed=None) -> ()",
+            "(Tensor(a!)[] tensors, Tensor flat, Tensor tiles, Tensor? places=None) -> ()",
             _scatter_fake,
             mutates=("tensors",),
             owners=(("cpu", "C++"), ("cuda", "CUDA C++")),
@@ -92,7 +92,7 @@ OPERATORS: dict[str, Operator] = {
         Operator(
             "segment_update_",
             "(Tensor(a!)[] theta, Tensor base, Tensor g_forget, Tensor g_retain, Tensor g_mismatch, Tensor tiles, "
-            "Tensor eta, float c_forget, float c_retain, float c_mismatch, int? rounding_seed=None) -> ()",
+            "Tensor eta, float c_forget, float c_retain, float c_mismatch, Tensor? places=None) -> ()",
             _update_fake,
             mutates=("theta",),
             owners=(("cpu", "C++"), ("cuda", "CUDA C++")),

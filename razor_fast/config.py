@@ -98,7 +98,7 @@ class RazorConfig(MethodConfig):
         description="lengthen a step that only just meets the target, since validation samples are few; false: take the shortest "
         "step that meets it, to forget no more than asked",
     )
-    rounding: Literal["nearest", "stochastic"] = Field("nearest", description="how bf16 and fp16 weights are rounded")
+    rounding: Literal["nearest", "stochastic"] = Field("stochastic", description="how bf16 and fp16 weights are rounded")
 
     max_rounds: int = Field(6, ge=1)
     extra_rounds: int = Field(6, ge=0, description="further rounds while each one helps")

@@ -95,9 +95,13 @@ def _check_disjoint(plan: Plan, name: str) -> None:
                         "compile one for the selected units only (Units.subset)")
 
 
-def _check_seed(seed: int | None) -> None:
-    if seed is not None and not (isinstance(seed, int) and -(1 << 63) <= seed < 1 << 63):
-        raise OperatorInputError(f"rounding_seed is {seed!r}; expected None or an int of 64 bits")
+def _check_places(places: Tensor | None, plan: Plan, device: torch.device) -> None:
+    if places is None:
+        return
+    wanted = (len(plan.tiles), 3)
+    if places.dtype != torch.int64 or tuple(places.shape) != wanted or places.device != device:
+        raise OperatorInputError(f"places is {places.dtype} {list(places.shape)} on {places.device}; expected torch.int64 "
+                                 f"{list(wanted)} on {device}: make it with places() of the plan that you give")
 
 
 def _device(tensors: Sequence[Tensor], plan: Plan) -> torch.device:
@@ -158,11 +162,11 @@ def segment_gather(tensors: Sequence[Tensor | None], plan: Plan, dtype: torch.dt
         return torch.ops.razor_fast.segment_gather(tensors, plan.tiles, plan.elements, dtype)
 
 
-def segment_scatter_(tensors: Sequence[Tensor], flat: Tensor, plan: Plan, rounding_seed: int | None = None) -> None:
+def segment_scatter_(tensors: Sequence[Tensor], flat: Tensor, plan: Plan, places: Tensor | None = None) -> None:
     """Writes a flat buffer back into the slices it came from; other elements keep their bytes.
 
     flat: [plan.elements], fp32, fp64, bf16 or fp16. Each value is rounded once to its tensor's dtype: to nearest even, or,
-    with a rounding_seed, stochastically. A buffer gathered in the tensors' own dtype restores them bit for bit. Bumps the
+    with places (Plan.places), stochastically. A buffer gathered in the tensors' own dtype restores them bit for bit. Bumps the
     version counters. Raises OperatorInputError or PlanError before anything is written; call it under no_grad when a
     tensor requires grad.
     """
@@ -171,21 +175,21 @@ def segment_scatter_(tensors: Sequence[Tensor], flat: Tensor, plan: Plan, roundi
     device = _device(tensors, plan)
     _check_list("tensors", tensors, plan, device, may_be_empty=False)
     _check_flat("flat", flat, plan, device)
-    _check_seed(rounding_seed)
+    _check_places(places, plan, device)
     _check_written("tensors", tensors)
     plan = plan.to(device)
-    torch.ops.razor_fast.segment_scatter_(tensors, flat.detach(), plan.tiles, rounding_seed)
+    torch.ops.razor_fast.segment_scatter_(tensors, flat.detach(), plan.tiles, places)
 
 
 def segment_update_(theta: Sequence[Tensor], base: Tensor, g_forget: Tensor | None, g_retain: Tensor | None,
                     g_mismatch: Tensor | None, plan: Plan, eta: Tensor, *, c_forget: float, c_retain: float,
-                    c_mismatch: float = 0.0, rounding_seed: int | None = None) -> None:
+                    c_mismatch: float = 0.0, places: Tensor | None = None) -> None:
     """theta[slice] = round(base - eta_u * ((c_forget * g_f + c_retain * g_r) + c_mismatch * g_m)): one step of RAZOR.
 
     base, g_*: flat buffers [plan.elements], fp32 (fp64 when any theta is fp64), as segment_gather makes them; a g that is
     None leaves its term out. eta: float64 [U], the step size of each unit. Evaluated in the flat dtype in exactly this
     order without fused multiply-adds, so every device gives the same bits, then rounded once to theta's dtype
-    (stochastically, by a hash of seed and flat index, with a rounding_seed). With RAZOR's c_forget = -lambda_f * rho,
+    (stochastically, by a hash of the element's place, with places: Plan.places). With RAZOR's c_forget = -lambda_f * rho,
     c_retain = 1, c_mismatch = lambda_m. Because base is given, a probe with another eta needs no undo.
     Bumps the version counters. Raises OperatorInputError or PlanError before anything is written.
     """
@@ -210,11 +214,11 @@ def segment_update_(theta: Sequence[Tensor], base: Tensor, g_forget: Tensor | No
     if eta.dtype != torch.float64 or tuple(eta.shape) != (plan.unit_count,) or eta.device != device:
         raise OperatorInputError(f"eta is {eta.dtype} {list(eta.shape)} on {eta.device}; expected torch.float64 "
                                  f"[{plan.unit_count}] on {device}, one step size per unit")
-    _check_seed(rounding_seed)
+    _check_places(places, plan, device)
     _check_written("theta", theta)
     plan = plan.to(device)
     torch.ops.razor_fast.segment_update_(theta, base.detach(), *terms, plan.tiles, eta.detach(), float(c_forget),
-                                         float(c_retain), float(c_mismatch), rounding_seed)
+                                         float(c_retain), float(c_mismatch), places)
 
 
 def _check_tensors(name: str, tensors: Sequence[Tensor], dtypes: Sequence[torch.dtype] = DTYPES) -> None:

@@ -235,6 +235,26 @@ class Plan:
             kept = self._cache[("flat", self.tiles.device)] = torch.from_numpy(tiles).to(self.tiles.device)
         return kept
 
+    def places(self, keys, *, corners=None, widths=None) -> torch.Tensor:
+        """int64 [T, 3], a row for each tile: the places of its elements, by which they are rounded stochastically.
+
+        An element of row r and column c of a parameter [rows, width] has the number r * width + c, and is rounded by random
+        bits that hash (key, number). A row holds the key, the number of the tile's first element, and the width.
+        keys: for each parameter an int of 64 bits, signed. Where this plan holds pieces of larger parameters, the places are
+        those in the whole: corners, int64 [S, 2], row and column of each slice there; widths, int64 [P], their columns.
+        """
+        if not self.disjoint:
+            raise PlanError("places needs a plan without overlaps; compile one for the selected units (Units.subset)")
+        tiles, slices = self.tiles.cpu().numpy(), self.slices.cpu().numpy()
+        owner = np.searchsorted(slices[:, 6], tiles[:, 6], side="right") - 1
+        row, column = tiles[:, 1], tiles[:, 3]
+        if corners is not None:
+            row = row + (np.asarray(corners)[:, 0] - slices[:, 2])[owner]
+            column = column + (np.asarray(corners)[:, 1] - slices[:, 4])[owner]
+        width = np.array([w for _, w in self.shapes] if widths is None else widths, np.int64)[tiles[:, 0]]
+        table = np.stack([np.array(keys, np.int64)[tiles[:, 0]], row * width + column, width], axis=1)
+        return torch.from_numpy(table).to(self.device)
+
     def parameter_name(self, index: int) -> str:
         return self.parameter_names[index] if self.parameter_names else f"parameter {index}"
 

@@ -47,24 +47,24 @@ def _mix(z: int) -> int:
     return z ^ (z >> 31)
 
 
-def hash_bits(seed: int, index: Tensor) -> Tensor:
-    """64 pseudo-random bits per index, as int64: splitmix64 of the counter `index`, started at a mix of the seed."""
-    start = _mix(seed + 0x9E3779B97F4A7C15)
+def hash_bits(key: int, index: Tensor) -> Tensor:
+    """64 pseudo-random bits per index, as int64: splitmix64 of the counter `index`, started at a mix of the key."""
+    start = _mix(key + 0x9E3779B97F4A7C15)
     z = (index + 1) * _signed(0x9E3779B97F4A7C15) + _signed(start)
     z = (z ^ _logical_shift(z, 30)) * _signed(0xBF58476D1CE4E5B9)
     z = (z ^ _logical_shift(z, 27)) * _signed(0x94D049BB133111EB)
     return z ^ _logical_shift(z, 31)
 
 
-def round_to(values: Tensor, dtype: torch.dtype, rounding_seed: int | None = None, index: Tensor | None = None) -> Tensor:
+def round_to(values: Tensor, dtype: torch.dtype, key: int | None = None, index: Tensor | None = None) -> Tensor:
     """One rounding of fp32 or fp64 (or narrower) values to `dtype`.
 
-    To nearest, ties to even, without a seed; stochastic with one: up with probability (x - below) / (above - below), by
-    64 hashed bits of (rounding_seed, index). torch rounds fp64 to a 16-bit type in two steps, through fp32; this does not.
+    To nearest, ties to even, without a key; stochastic with one: up with probability (x - below) / (above - below), by
+    64 hashed bits of (key, index). torch rounds fp64 to a 16-bit type in two steps, through fp32; this does not.
     """
     if values.dtype == dtype or dtype == torch.float64:
         return values.to(dtype)
-    if rounding_seed is None and (values.dtype != torch.float64 or dtype == torch.float32):
+    if key is None and (values.dtype != torch.float64 or dtype == torch.float32):
         return values.to(dtype)
     mantissa, lowest = _FORMATS[dtype]
     wide = values.to(torch.float64)
@@ -76,10 +76,10 @@ def round_to(values: Tensor, dtype: torch.dtype, rounding_seed: int | None = Non
     # below the smallest normal number the spacing stops shrinking, so more bits are dropped
     drop = (52 - mantissa + floor - exponent).clamp(max=62)
     one = torch.ones_like(drop)
-    if rounding_seed is None:
+    if key is None:
         add = (one << (drop - 1)) - 1 + ((significand >> drop) & 1)
     else:
-        add = hash_bits(rounding_seed, index) & ((one << drop) - 1)
+        add = hash_bits(key, index) & ((one << drop) - 1)
     steps = ((significand + add) >> drop).to(torch.float64)
     # 2 ** (floor - mantissa), built from its bits: exact
     quantum = ((floor - mantissa + 1023) << 52).view(torch.float64)
@@ -115,35 +115,35 @@ def segment_gather(tensors: list[Tensor], tiles: Tensor, elements: int, dtype: t
     return flat
 
 
-def _index(tile: list[int], device: torch.device) -> Tensor:
-    _, _, rows, _, columns, _, offset, stride = tile
-    return (torch.arange(rows, device=device)[:, None] * stride + torch.arange(columns, device=device)) + offset
-
-
-def _write(tensors: list[Tensor], tiles: Tensor, rounding_seed: int | None, values) -> None:
+def _write(tensors: list[Tensor], tiles: Tensor, places: Tensor | None, values) -> None:
     views = [_matrix(t) for t in tensors]
     touched = set()
-    for tile in tiles.tolist():
+    table = [None] * len(tiles) if places is None else places.tolist()
+    for tile, place in zip(tiles.tolist(), table, strict=True):
         p, row, rows, column, columns, *_ = tile
         touched.add(p)
-        index = None if rounding_seed is None else _index(tile, tiles.device)
+        key = index = None
+        if place is not None:
+            key, first, stride = place
+            y, x = (torch.arange(n, device=tiles.device) for n in (rows, columns))
+            index = y[:, None] * stride + x + first
         target = views[p][0][row : row + rows, column : column + columns]
-        target.copy_(round_to(values(tile), target.dtype, rounding_seed, index))
+        target.copy_(round_to(values(tile), target.dtype, key, index))
     for p in sorted(touched):
         if not views[p][1]:
             tensors[p].copy_(views[p][0].view(tensors[p].shape))
 
 
 @torch.no_grad()
-def segment_scatter_(tensors: list[Tensor], flat: Tensor, tiles: Tensor, rounding_seed: int | None = None) -> None:
-    """Writes the flat buffer back into its slices, rounding once to each tensor's dtype."""
-    _write(tensors, tiles, rounding_seed, lambda tile: _flat(flat, tile))
+def segment_scatter_(tensors: list[Tensor], flat: Tensor, tiles: Tensor, places: Tensor | None = None) -> None:
+    """Writes the flat buffer back into its slices, rounding once to each tensor's dtype: with places, stochastically."""
+    _write(tensors, tiles, places, lambda tile: _flat(flat, tile))
 
 
 @torch.no_grad()
 def segment_update_(theta: list[Tensor], base: Tensor, g_forget: Tensor, g_retain: Tensor, g_mismatch: Tensor,
                     tiles: Tensor, eta: Tensor, c_forget: float, c_retain: float, c_mismatch: float,
-                    rounding_seed: int | None = None) -> None:
+                    places: Tensor | None = None) -> None:
     """theta = round(base - eta_u * ((c_forget * g_f + c_retain * g_r) + c_mismatch * g_m)), in the dtype of `base`.
 
     Every product and sum is rounded on its own, in this order; an empty g leaves its term out (RAZOR's update, with
@@ -160,7 +160,7 @@ def segment_update_(theta: list[Tensor], base: Tensor, g_forget: Tensor, g_retai
             total = product if total is None else total + product
         return _flat(base, tile) if total is None else _flat(base, tile) - total * eta[tile[5]]
 
-    _write(theta, tiles, rounding_seed, values)
+    _write(theta, tiles, places, values)
 
 
 def _widest(*tensors: Tensor) -> torch.dtype:

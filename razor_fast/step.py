@@ -8,6 +8,7 @@ model, never adds to what is there, so probes do not drift, bf16 weights lose no
 exact.
 """
 
+import hashlib
 import math
 
 import torch
@@ -15,6 +16,7 @@ import torch
 from . import ops
 from .contents import content_numbers, put_back
 from .errors import ConfigError, FrozenParameterError, NonFiniteError
+from .state_names import plain
 
 __all__ = ["StepState"]
 
@@ -22,13 +24,14 @@ __all__ = ["StepState"]
 class StepState:
     """The selected units' slices of a model: the values they started from, where they stand, and how to move them.
 
-    units: a Units with a disjoint plan (Units.subset). rounding_seed: None rounds to nearest even, an int rounds bf16
-    and fp16 stochastically, the same way for the same seed. carry: the state of an earlier round whose units are among
-    these: its full-precision values and its originals are taken over.
+    units: a Units with a disjoint plan (Units.subset). rounding_seed: None rounds to nearest even, an int rounds bf16 and fp16
+    stochastically: each element by random bits that hash the seed, its parameter's name and its place in the whole parameter,
+    so the same value always becomes the same, whatever the other units, the round, the threads and the ranks. carry: the
+    state of an earlier round whose units are among these: its full-precision values and its originals are taken over.
 
     original: flat values before the first edit of each unit. base: flat values of the last accepted step, in full
-    precision. held: the same as the model holds them, rounded. Undo writes `held`, never `base` rounded again: stochastic
-    rounding hashes places in the flat buffer, and these change when units come and go.
+    precision. held: the same as the model holds them, rounded. Undo writes `held`, never `base` rounded again: another
+    precision of the buffers, once an fp64 unit is gone, could round it elsewhere.
     """
 
     def __init__(self, units, *, rounding_seed=None, carry=None):
@@ -37,10 +40,12 @@ class StepState:
             raise FrozenParameterError(
                 f"the chosen units hold frozen parameters ({frozen[0]}): call requires_grad_(True) or do not choose them"
             )
-        self.units, self.rounding_seed = units, rounding_seed
+        self.units = units
         self._parameters = list(units.parameters.values())
         self.tensors = units.layout.local(units.parameters)  # over several ranks, what this one holds
         self.plan = units.held.to(self.tensors[0].device)
+        narrow = any(tensor.dtype.itemsize == 2 for tensor in self.tensors)
+        self._places = _places(units, self.plan, rounding_seed) if narrow and rounding_seed is not None else None
         self.base = ops.segment_gather(self.tensors, self.plan)
         self.original = self.base.clone()
         self.held = self.base.clone()  # also where units are carried over: the model stands at the last accepted step
@@ -159,7 +164,7 @@ class StepState:
         if self._applied:
             self.undo()
         self._applied = True
-        self._update(self.tensors, self.plan.tiles, eta, self.rounding_seed)
+        self._update(self.tensors, self.plan.tiles, eta, self._places)
         self.units.layout.written(self.units.parameters)
         # the operator counts a write to every tensor it is given; those without a moving unit hold what they held
         moving = {row[1] for row in self.plan.slices.tolist() if eta.get(self.units[row[0]].name)}
@@ -238,7 +243,7 @@ class StepState:
         there, whole = self._products(now, wanted), self._products(wanted, wanted)
         return {name: there[name] / whole[name] if whole[name] else 1.0 for name in whole}
 
-    def _update(self, tensors, tiles, eta, rounding_seed):
+    def _update(self, tensors, tiles, eta, places):
         unknown = [name for name in eta if name not in self._ranges]
         if unknown:
             raise ConfigError(f"a step size was given for {unknown[0]!r}, which is not among the chosen units")
@@ -258,5 +263,14 @@ class StepState:
                 tiles[moving],
                 sizes.to(self.base.device),
                 *map(float, self.coefficients),
-                rounding_seed,
+                None if places is None else places[moving],
             )
+
+
+def _places(units, plan, seed):
+    """Plan.places of what this rank holds, in the whole parameters; keys hash the seed and a parameter's name."""
+    digests = (hashlib.blake2b(f"{seed} {plain(name)}".encode(), digest_size=8).digest() for name in units.parameters)
+    keys = [int.from_bytes(digest, "little", signed=True) for digest in digests]
+    origin = units.cut.origin
+    corners = units.slice_table[origin[:, 0]][:, [2, 4]] + origin[:, 1:]
+    return plan.places(keys, corners=corners, widths=[width for _, width in units.shapes])

@@ -315,6 +315,32 @@ def stepped(stack, name="hf siglip", names=None):
     return edit.sha256
 
 
+def rounded(stack, name="hf siglip"):
+    """Whether a step on bf16 weights, rounded stochastically, leaves inside a stack the bits that it leaves whole, and others
+    than rounding to nearest does."""
+    found = []
+    for each in (None, stack):
+        for seed in (3, None):
+            model = copy.deepcopy(built(name)).bfloat16()
+            model = model if each is None else wrap(each, model)
+            units, prefix = rf.find_units(model), "module." if each == "ddp" else ""
+            chosen = ["vision_model.encoder.layers.1.self_attn.head.2", "text_model.encoder.layers.0.mlp.fc1.weight"]
+            step = StepState(units.subset([prefix + n for n in chosen]), rounding_seed=seed)
+            gradients = {}
+            for n, p in step.units.parameters.items():
+                generator = torch.Generator().manual_seed(len(n.removeprefix(prefix)))
+                way = torch.randn(p.shape, generator=generator)
+                sharded = isinstance(p, DTensor)
+                gradients[n] = (distribute_tensor(way, p.device_mesh, p.placements, src_data_rank=None).to_local()
+                                if sharded else way)  # fmt: skip
+            step.set_combined(gradients)
+            step.accept({unit.name: 1e-4 for unit in step.units})
+            bits = b"".join(whole(p, p).numpy().tobytes() for p in step.units.parameters.values())
+            found.append(bits)
+    alone, alone_nearest, inside, inside_nearest = found
+    return alone == inside, alone_nearest == inside_nearest, alone != alone_nearest
+
+
 def checkpointed(stack, folder, edit, name="hf siglip"):
     """Save with torch.distributed.checkpoint as a training script does, with an optimizer, before and after an edit."""
     import torch.distributed.checkpoint as dcp

@@ -57,9 +57,10 @@ for case in cases.CASES:
     if plan.disjoint:
         flat, other = ops.segment_gather(theta, plan), [t.clone() for t in theta]
         eta = torch.full((plan.unit_count,), 0.3, dtype=torch.float64)
-        ops.segment_update_(theta, flat, flat, None, None, plan, eta, c_forget=-1.0, c_retain=1.0, rounding_seed=3)
+        places = plan.places(range(len(plan.shapes)))
+        ops.segment_update_(theta, flat, flat, None, None, plan, eta, c_forget=-1.0, c_retain=1.0, places=places)
         blank = flat.new_empty(0)
-        reference.segment_update_(other, flat, flat, blank, blank, plan.tiles, eta, -1.0, 1.0, 0.0, 3)
+        reference.segment_update_(other, flat, flat, blank, blank, plan.tiles, eta, -1.0, 1.0, 0.0, places)
         assert all(torch.equal(a, b) for a, b in zip(theta, other))
         ops.segment_scatter_(theta, flat, plan)
         assert torch.equal(flat, ops.segment_gather(theta, plan))

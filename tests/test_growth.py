@@ -447,13 +447,14 @@ def test_same_seed_same_run_other_seed_other_run():
     assert weights(0) != weights(1)
 
 
-def test_stochastic_rounding_follows_the_seed():
+def test_rounding_is_stochastic_by_default_and_follows_the_seed():
     def weights(**options):
         task = mixed(torch.bfloat16)
         run(task, **SHORT, **options)
         return model_bytes(task.model)
 
-    assert weights(rounding="stochastic") == weights(rounding="stochastic") != weights(rounding="nearest")
+    assert weights() == weights(rounding="stochastic") != weights(rounding="nearest")
+    assert weights(seed=1) == weights(seed=1) != weights()
 
 
 # -- what may go wrong

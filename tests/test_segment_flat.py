@@ -19,6 +19,10 @@ def same_bits(a, b) -> bool:
         a.contiguous().reshape(-1).view(torch.uint8), b.contiguous().reshape(-1).view(torch.uint8))
 
 
+def places(plan, seed):
+    return None if seed is None else plan.places([seed + p for p in range(len(plan.shapes))])
+
+
 def copies(tensors):
     return [t.clone() for t in tensors]
 
@@ -97,8 +101,8 @@ def test_awkward_values_round_as_the_reference_does(source, target):
                      reference.segment_gather([values], plan.tiles, n, target))
     for seed in (None, 0, 1, -5, 2**62):
         one, other = torch.zeros(n, dtype=target), torch.zeros(n, dtype=target)
-        ops.segment_scatter_([one], values, plan, seed)
-        reference.segment_scatter_([other], values, plan.tiles, seed)
+        ops.segment_scatter_([one], values, plan, places(plan, seed))
+        reference.segment_scatter_([other], values, plan.tiles, places(plan, seed))
         assert same_bits(one, other), seed
 
 
@@ -135,8 +139,8 @@ def test_update_equals_the_reference(case, present, seed):
     eta = torch.linspace(-0.3, 0.7, plan.unit_count, dtype=FP64)
     other = copies(tensors)
     ops.segment_update_(tensors, base, *gradients, plan, eta, c_forget=-0.37, c_retain=1.1, c_mismatch=0.21,
-                        rounding_seed=seed)
-    reference.segment_update_(other, base, *gradients, plan.tiles, eta, -0.37, 1.1, 0.21, seed)
+                        places=places(plan, seed))
+    reference.segment_update_(other, base, *gradients, plan.tiles, eta, -0.37, 1.1, 0.21, places(plan, seed))
     assert all(same_bits(a, b) for a, b in zip(tensors, other))
 
 
@@ -173,13 +177,13 @@ def test_layouts(shape, dtype):
     eta = torch.tensor([0.1, 0.2], dtype=FP64)
     want_flat = reference.segment_gather([tensor], plan.tiles, plan.elements, base.dtype)
     want = tensor.clone()
-    reference.segment_update_([want], base, f, r, m, plan.tiles, eta, -0.5, 1.0, 0.1, 3)
+    reference.segment_update_([want], base, f, r, m, plan.tiles, eta, -0.5, 1.0, 0.1, places(plan, 3))
     for variant in layouts(tensor).values():
         assert same_bits(ops.segment_gather([variant], plan), want_flat)
         by_reference = variant.clone()
-        reference.segment_update_([by_reference], base, f, r, m, plan.tiles, eta, -0.5, 1.0, 0.1, 3)
+        reference.segment_update_([by_reference], base, f, r, m, plan.tiles, eta, -0.5, 1.0, 0.1, places(plan, 3))
         ops.segment_update_([variant], base, f, r, m, plan, eta, c_forget=-0.5, c_retain=1.0, c_mismatch=0.1,
-                            rounding_seed=3)
+                            places=places(plan, 3))
         assert torch.equal(variant, want) and torch.equal(by_reference, want)
 
 
@@ -194,11 +198,38 @@ def test_same_bits_for_any_number_of_threads():
             torch.set_num_threads(threads)
             tensors = case.tensors(1)
             ops.segment_update_(tensors, base, f, r, m, plan, eta, c_forget=-0.5, c_retain=1.0, c_mismatch=0.1,
-                                rounding_seed=3)
+                                places=places(plan, 3))
             results.append([*tensors, ops.segment_gather(tensors, plan)])
     finally:
         torch.set_num_threads(before)
     assert all(same_bits(a, b) for result in results for a, b in zip(results[0], result))
+
+
+@pytest.mark.parametrize("tile_elements", [7, 64, 4096])
+@pytest.mark.parametrize("dtype", [BF16, FP16], ids=str)
+def test_an_element_is_rounded_by_its_place_in_the_whole_parameter(dtype, tile_elements):
+    """Whole, in other tiles, beside other slices, and in pieces of their own, as ranks hold them: the same bits."""
+    rows, columns = 24, 33
+    values = torch.randn(rows, columns, generator=torch.Generator().manual_seed(1), dtype=FP32)
+    whole = torch.zeros(rows, columns, dtype=dtype)
+    plan = Case("", ((rows, columns),), ((0, 0, 0, rows, 0, columns),), (0,)).plan()
+    ops.segment_scatter_([whole], values.flatten(), plan, plan.places([5]))
+    other = torch.zeros_like(whole)
+    ops.segment_scatter_([other], values.flatten(), plan, plan.places([6]))
+    assert not torch.equal(whole, other) and not torch.equal(whole, values.to(dtype))
+    pieces = [(0, 24, 10, 23), (0, 10, 0, 10), (10, 14, 0, 10)]  # row, rows, column, columns
+    cut = Case("", ((rows, columns),), tuple((i, 0, *piece) for i, piece in enumerate(pieces)), (0, 0, 0), tile_elements).plan()
+    together = torch.zeros_like(whole)
+    ops.segment_scatter_([together], torch.cat([values[r : r + h, c : c + w].flatten() for r, h, c, w in pieces]), cut,
+                         cut.places([5]))
+    assert same_bits(together, whole)
+    for row, height, column, width in pieces:
+        piece = values[row : row + height, column : column + width].clone()
+        own = Case("", ((height, width),), ((0, 0, 0, height, 0, width),), (0,), tile_elements).plan()
+        table = own.places([5], corners=[[row, column]], widths=[columns])
+        held = torch.zeros(height, width, dtype=dtype)
+        ops.segment_scatter_([held], piece.flatten(), own, table)
+        assert same_bits(held, whole[row : row + height, column : column + width])
 
 
 # ---- autograd and tracing
@@ -263,7 +294,7 @@ def test_opcheck():
     eta = torch.full((plan.unit_count,), 0.1, dtype=FP64)
     check = torch.library.opcheck
     check(RAW.segment_gather.default, (HEADS.tensors(1), plan.tiles, plan.elements, FP32))
-    check(RAW.segment_scatter_.default, (HEADS.tensors(1), base, plan.tiles), {"rounding_seed": 3})
+    check(RAW.segment_scatter_.default, (HEADS.tensors(1), base, plan.tiles), {"places": places(plan, 3)})
     check(RAW.segment_update_.default, (HEADS.tensors(1), base, f, r, m, plan.tiles, eta, -0.5, 1.0, 0.1))
 
 
@@ -292,8 +323,8 @@ def test_refusals_come_before_any_write():
     base, f, r, _ = flats(plan, FP64)
     eta = torch.full((plan.unit_count,), 0.1, dtype=FP64)
 
-    def update(*, theta=tensors, base=base, f=f, plan=plan, eta=eta, seed=None):
-        ops.segment_update_(theta, base, f, r, None, plan, eta, c_forget=1.0, c_retain=1.0, rounding_seed=seed)
+    def update(*, theta=tensors, base=base, f=f, plan=plan, eta=eta, places=None):
+        ops.segment_update_(theta, base, f, r, None, plan, eta, c_forget=1.0, c_retain=1.0, places=places)
 
     with pytest.raises(OperatorInputError, match="fp64 exactly when a theta is fp64"):
         update(base=base.float())
@@ -305,14 +336,18 @@ def test_refusals_come_before_any_write():
         update(eta=eta.float())
     with pytest.raises(OperatorInputError, match="one step size per unit"):
         update(eta=eta[1:])
-    with pytest.raises(OperatorInputError, match="rounding_seed is 1.5"):
-        update(seed=1.5)
+    with pytest.raises(OperatorInputError, match=r"places is torch.int64 \[1, 3\] on cpu; expected torch.int64"):
+        update(places=places(plan, 3)[:1])
+    with pytest.raises(RuntimeError, match="expected one for each"):
+        RAW.segment_scatter_(tensors, base, plan.tiles, places(plan, 3)[1:])
     with pytest.raises(OperatorInputError, match="expanded"):
         update(theta=[tensors[0][:1].expand(72, 24), *tensors[1:]])
     with pytest.raises(PlanError, match="without overlaps"):
         update(plan=OVERLAPPING[0].plan())
     with pytest.raises(PlanError, match="without overlaps"):
         ops.segment_gather(tensors, OVERLAPPING[0].plan())
+    with pytest.raises(PlanError, match="places needs a plan without overlaps"):
+        OVERLAPPING[0].plan().places([0, 1])
     assert all(same_bits(a, b) for a, b in zip(tensors, before))
 
 
@@ -347,10 +382,10 @@ def test_a_gpu_gives_the_same_bits(case, seed, poisoned_memory):
         base, f, r, m = (flat.to(device) for flat in flats(plan, ops.flat_dtype(tensors)))
         eta = torch.linspace(-0.3, 0.7, plan.unit_count, dtype=FP64, device=device)
         ops.segment_update_(tensors, base, f, r, m, plan, eta, c_forget=-0.37, c_retain=1.1, c_mismatch=0.21,
-                            rounding_seed=seed)
+                            places=places(plan.to(device), seed))
         made = [t.clone() for t in tensors]
         made += [ops.segment_gather(tensors, plan, dtype) for dtype in (FP32, FP64, BF16, FP16)]
-        ops.segment_scatter_(tensors, base, plan, seed)
+        ops.segment_scatter_(tensors, base, plan, places(plan.to(device), seed))
         results.append([t.cpu() for t in (*made, *tensors)])
     assert all(same_bits(a, b) for a, b in zip(*results))
 

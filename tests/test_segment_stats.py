@@ -117,9 +117,9 @@ def test_same_bits_on_every_instruction_set():
               "    digest.update(ops.segment_stats(*t, p).numpy().tobytes())\n"
               "    if p.disjoint:\n"
               "        flat = ops.segment_gather(t[0], p); eta = torch.full((p.unit_count,), 0.3, dtype=torch.float64)\n"
-              "        for seed in (None, 5):\n"
+              "        for places in (None, p.places(range(len(p.shapes)))):\n"
               "            ops.segment_update_(t[0], flat, flat, flat, None, p, eta, c_forget=-0.7, c_retain=0.3,\n"
-              "                                rounding_seed=seed)\n"
+              "                                places=places)\n"
               "            for x in t[0]: digest.update(x.view(torch.uint8).numpy().tobytes() if x.dim() else b'')\n"
               "print(env.build()['cpu kernels'], digest.hexdigest())\n")
     found = {}

@@ -74,6 +74,11 @@ def test_steps_undo_and_edits(world):
             assert len(set(world.run("sharding:stepped", stack))) == 1, stack
 
 
+def test_bf16_weights_are_rounded_as_if_whole(world):
+    for stack in STACKS[world.size]:
+        assert set(world.run("sharding:rounded", stack)) == {(True, True, True)}, stack
+
+
 @pytest.fixture(scope="module")
 def pair():
     with ranks.World(2) as found:

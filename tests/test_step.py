@@ -251,7 +251,6 @@ def test_a_growing_k_keeps_full_precision_and_originals(kind, seed):
 
 @pytest.mark.parametrize("seed", [3, None])
 def test_after_a_unit_is_dropped_undo_still_writes_what_the_model_holds(seed):
-    """Stochastic rounding hashes places in the flat buffer, which shift when a unit before them goes."""
     model, state, _ = stepped("bf16", rounding_seed=seed)
     original = snapshot(model)
     state.accept({"attn.head.2": 0.01, "attn.head.0": 0.02})
@@ -324,6 +323,28 @@ def test_a_graph_that_saved_the_weights_notices_every_write(write):
     getattr(state, write)(*([ETA] if write in ("apply", "accept") else []))
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
+
+
+def test_an_element_is_rounded_alike_beside_any_other_units():
+    """By its place in the whole parameter: a head alone, and after others, and heads that stand in another order."""
+    found = []
+    for chosen in (["attn.head.2"], ["mlp.weight", "attn.head.0", "attn.head.2"], ["attn.head.2", "attn.head.0"]):
+        model, units = make("bf16")
+        state = StepState(units.subset(chosen), rounding_seed=3)
+        state.set_direction(random_gradients(model, 0), None)
+        state.apply({"attn.head.2": 0.01})
+        found.append(snapshot(model))
+    assert same(model, found[0]) and found[0].keys() == found[1].keys()
+    assert all(same_bits(found[0][name], found[1][name]) for name in found[0])
+
+
+def test_fp32_weights_hold_the_target_whatever_the_seed():
+    held = []
+    for seed in (None, 3):
+        model, state, _ = stepped("fp32", rounding_seed=seed)
+        state.accept(ETA)
+        held.append(snapshot(model))
+    assert all(same_bits(held[0][name], held[1][name]) for name in held[0])
 
 
 def test_stochastic_rounding_is_unbiased_and_reproducible():

@@ -11,6 +11,7 @@ from razor_fast.errors import OperatorInputError
 
 HEADS, BOTH = DISJOINT[0], OVERLAPPING[0]
 PLAN, SCORED = HEADS.plan(), BOTH.plan()
+PLACES = PLAN.places(range(len(PLAN.shapes)))
 ETA = torch.full((PLAN.unit_count,), 0.3, dtype=FP64)
 
 
@@ -24,7 +25,7 @@ def gather(theta, forget, retain):
 
 def scatter(theta, forget, retain):
     theta = [t.clone() for t in theta]
-    ops.segment_scatter_(theta, ops.segment_gather(forget, PLAN), PLAN, rounding_seed=4)
+    ops.segment_scatter_(theta, ops.segment_gather(forget, PLAN), PLAN, PLACES.to(theta[0].device))
     return theta
 
 

@@ -11,8 +11,9 @@ struct Kernels {
   void (*stats)(const Tile* tiles, int64_t first, int64_t last, const Matrix* theta, const Matrix* g_forget,
                 const Matrix* g_retain, double* partials);
   void (*gather)(const Tile& tile, const Matrix* tensors, void* flat, Dtype dtype);
-  void (*scatter)(const Tile& tile, const Matrix* tensors, const void* flat, Dtype dtype, const Rounding& rounding);
-  void (*update)(const Tile& tile, const Matrix* theta, const Update& update);
+  // place: null rounds to nearest
+  void (*scatter)(const Tile& tile, const Matrix* tensors, const void* flat, Dtype dtype, const Place* place);
+  void (*update)(const Tile& tile, const Matrix* theta, const Update& update, const Place* place);
   // Of whole tensors only the rectangle of a tile is read.
   void (*square_accumulate)(const Tile& tile, const Matrix* accumulators, const Matrix* gradients, double weight);
   void (*dampen)(const Tile& tile, const Matrix* theta, const Matrix* importance_forget,

@@ -72,7 +72,7 @@ inline uint64_t mix(uint64_t z) {
 }
 
 // round_to of reference.py: one rounding of an fp64 value to a format with these mantissa bits and lowest exponent.
-inline double round_double(double value, int mantissa, int64_t lowest, const Rounding& how, int64_t index) {
+inline double round_double(double value, int mantissa, int64_t lowest, const Rounding& how, uint64_t index) {
   const uint64_t bits = bits_as<uint64_t>(value);
   const int64_t field = int64_t((bits >> 52) & 0x7FFu);
   const int64_t exponent = field - 1023;
@@ -80,7 +80,7 @@ inline double round_double(double value, int mantissa, int64_t lowest, const Rou
   const uint64_t significand = (bits & ((uint64_t(1) << 52) - 1)) | (uint64_t(1) << 52);
   const int64_t wanted = 52 - mantissa + floor - exponent;
   const int64_t drop = wanted > 62 ? 62 : wanted;
-  const uint64_t random = mix(how.start + uint64_t(index + 1) * 0x9E3779B97F4A7C15ull) & ((uint64_t(1) << drop) - 1);
+  const uint64_t random = mix(how.start + (index + 1) * 0x9E3779B97F4A7C15ull) & ((uint64_t(1) << drop) - 1);
   const uint64_t nearest = (uint64_t(1) << (drop - 1)) - 1 + ((significand >> drop) & 1u);
   const uint64_t steps = (significand + (how.stochastic ? random : nearest)) >> drop;
   const double quantum = bits_as<double>(uint64_t(floor - mantissa + 1023) << 52);
@@ -172,9 +172,19 @@ inline void put(char* to, int64_t stride, const From* from, int64_t n) {
     for (int64_t i = 0; i < n; ++i) out[i * stride] = To(from[i]);
 }
 
-// n <= kChunk fp32 or fp64 values, rounded once, into a row. index: the flat index of the first value.
+// splitmix64's start for a key, as in reference.py.
+inline Rounding rounding_of(const Place* place) {
+  return place == nullptr ? Rounding{false, 0} : Rounding{true, mix(uint64_t(place->key) + 0x9E3779B97F4A7C15ull)};
+}
+
+// The number of a tile's element, for its random bits.
+inline uint64_t number_of(const Place* place, int64_t y, int64_t x) {
+  return place == nullptr ? 0 : uint64_t(place->first) + uint64_t(y) * uint64_t(place->stride) + uint64_t(x);
+}
+
+// n <= kChunk fp32 or fp64 values, rounded once, into a row. index: the number of the first value.
 template <typename T>
-void store(const T* from, char* to, Dtype dtype, int64_t stride, int64_t n, const Rounding& how, int64_t index) {
+void store(const T* from, char* to, Dtype dtype, int64_t stride, int64_t n, const Rounding& how, uint64_t index) {
   const bool same = dtype == (sizeof(T) == 8 ? kFloat64 : kFloat32);
   if (same || dtype == kFloat64) {
     if (dtype == kFloat64)
@@ -383,11 +393,12 @@ struct Run {
   int64_t rows, columns, row_bytes, column_stride, offset, stride;
 };
 
-inline Run run_of(const Matrix& m, const Tile& tile) {
+inline Run run_of(const Matrix& m, const Tile& tile, const Place* place = nullptr) {
   const int64_t bytes = width(m.dtype);
   Run run{m.data + (tile.row * m.row_stride + tile.column * m.column_stride) * bytes, tile.rows, tile.columns,
           m.row_stride * bytes, m.column_stride, tile.offset, tile.stride};
-  if (tile.stride == tile.columns && m.row_stride == tile.columns * m.column_stride) {
+  if (tile.stride == tile.columns && m.row_stride == tile.columns * m.column_stride &&
+      (place == nullptr || place->stride == tile.columns)) {
     run.columns *= run.rows;
     run.rows = 1;
   }
@@ -430,14 +441,14 @@ void gather(const Tile& tile, const Matrix* tensors, void* flat, Dtype dtype) {
   }
 }
 
-void scatter(const Tile& tile, const Matrix* tensors, const void* flat, Dtype dtype, const Rounding& rounding) {
+void scatter(const Tile& tile, const Matrix* tensors, const void* flat, Dtype dtype, const Place* place) {
   const Matrix& m = tensors[tile.parameter];
   if (m.data == nullptr) return;
-  const Run run = run_of(m, tile);
+  const Run run = run_of(m, tile, place);
+  const Rounding rounding = rounding_of(place);
   const int64_t bytes = width(dtype);
   for (int64_t y = 0; y < run.rows; ++y) {
-    const int64_t index = run.offset + y * run.stride;
-    const char* from = static_cast<const char*>(flat) + index * bytes;
+    const char* from = static_cast<const char*>(flat) + (run.offset + y * run.stride) * bytes;
     char* to = run.data + y * run.row_bytes;
     if (m.dtype == dtype && run.column_stride == 1) {
       memcpy(to, from, run.columns * bytes);
@@ -450,11 +461,12 @@ void scatter(const Tile& tile, const Matrix* tensors, const void* flat, Dtype dt
         for (int64_t i = 0; i < n; ++i)
           reinterpret_cast<uint16_t*>(part)[i * run.column_stride] = reinterpret_cast<const uint16_t*>(from)[c + i];
       } else if (dtype == kFloat64) {
-        store<double>(reinterpret_cast<const double*>(from) + c, part, m.dtype, run.column_stride, n, rounding, index + c);
+        store<double>(reinterpret_cast<const double*>(from) + c, part, m.dtype, run.column_stride, n, rounding,
+                      number_of(place, y, c));
       } else {
         float values[kChunk];
         load<float>(from + c * bytes, dtype, 1, n, values);
-        store<float>(values, part, m.dtype, run.column_stride, n, rounding, index + c);
+        store<float>(values, part, m.dtype, run.column_stride, n, rounding, number_of(place, y, c));
       }
     }
   }
@@ -484,9 +496,10 @@ inline __attribute__((always_inline)) void step(const T* base, const T* const* g
 }
 
 template <typename T>
-void update_tile(const Tile& tile, const Matrix& m, const Update& u) {
+void update_tile(const Tile& tile, const Matrix& m, const Update& u, const Place* place) {
   constexpr Dtype native = sizeof(T) == 8 ? kFloat64 : kFloat32;
-  const Run run = run_of(m, tile);
+  const Run run = run_of(m, tile, place);
+  const Rounding rounding = rounding_of(place);
   const T eta = T(u.eta[tile.unit]);
   const void* all[3] = {u.g_forget, u.g_retain, u.g_mismatch};
   const double coefficients[3] = {u.c_forget, u.c_retain, u.c_mismatch};
@@ -510,18 +523,18 @@ void update_tile(const Tile& tile, const Matrix& m, const Update& u) {
       if (m.dtype == native && run.column_stride == 1)
         memcpy(part, values, n * sizeof(T));
       else
-        store<T>(values, part, m.dtype, run.column_stride, n, u.rounding, index);
+        store<T>(values, part, m.dtype, run.column_stride, n, rounding, number_of(place, y, x));
     }
   }
 }
 
-void update(const Tile& tile, const Matrix* theta, const Update& u) {
+void update(const Tile& tile, const Matrix* theta, const Update& u, const Place* place) {
   const Matrix& m = theta[tile.parameter];
   if (m.data == nullptr) return;
   if (u.dtype == kFloat64)
-    update_tile<double>(tile, m, u);
+    update_tile<double>(tile, m, u, place);
   else
-    update_tile<float>(tile, m, u);
+    update_tile<float>(tile, m, u, place);
 }
 
 // ---- whole tensors

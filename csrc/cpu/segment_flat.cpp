@@ -21,18 +21,18 @@ Tensor segment_gather(const std::vector<Tensor>& tensors, const Tensor& tiles, i
 }
 
 void segment_scatter_(const std::vector<Tensor>& tensors, const Tensor& given, const Tensor& tiles,
-                      const std::optional<int64_t>& seed) {
+                      const std::optional<Tensor>& given_places) {
   Matrices matrices(tensors, "tensors");
   const Table table = table_of(tiles, 8, "tiles");
   const Tensor flat = flat_of(given, "flat");
   const Dtype dtype = dtype_of(flat.scalar_type(), "flat");
   check_tiles(table, matrices, flat.numel(), -1);
-  const Rounding rounding = rounding_of(seed);
+  const std::optional<Table> places = places_of(given_places, table);
   const void* from = flat.data_ptr();
   const Kernels& run = kernels();
   const Tile* tile = tiles_of(table);
   for_each(table.rows, elements_of(table),
-           [&](int64_t i) { run.scatter(tile[i], matrices.data(), from, dtype, rounding); });
+           [&](int64_t i) { run.scatter(tile[i], matrices.data(), from, dtype, place_at(places, i)); });
   matrices.write_back();
 }
 

@@ -5,7 +5,7 @@ namespace {
 
 void segment_update_(const std::vector<Tensor>& theta, const Tensor& base, const Tensor& g_forget,
                      const Tensor& g_retain, const Tensor& g_mismatch, const Tensor& tiles, const Tensor& eta,
-                     double c_forget, double c_retain, double c_mismatch, const std::optional<int64_t>& seed) {
+                     double c_forget, double c_retain, double c_mismatch, const std::optional<Tensor>& given_places) {
   Matrices matrices(theta, "theta");
   const Table table = table_of(tiles, 8, "tiles");
   const Tensor flat = flat_of(base, "base");
@@ -28,10 +28,12 @@ void segment_update_(const std::vector<Tensor>& theta, const Tensor& base, const
     terms[k] = held.back().data_ptr();
   }
   const Update update{flat.data_ptr(), terms[0], terms[1], terms[2], static_cast<const double*>(steps.data_ptr()),
-                      c_forget, c_retain, c_mismatch, dtype, rounding_of(seed)};
+                      c_forget, c_retain, c_mismatch, dtype};
+  const std::optional<Table> places = places_of(given_places, table);
   const Kernels& run = kernels();
   const Tile* tile = tiles_of(table);
-  for_each(table.rows, elements_of(table), [&](int64_t i) { run.update(tile[i], matrices.data(), update); });
+  for_each(table.rows, elements_of(table),
+           [&](int64_t i) { run.update(tile[i], matrices.data(), update, place_at(places, i)); });
   matrices.write_back();
 }
 

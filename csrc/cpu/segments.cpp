@@ -122,12 +122,12 @@ int64_t elements_of(const Table& tiles) {
   return total;
 }
 
-Rounding rounding_of(const std::optional<int64_t>& seed) {
-  if (!seed.has_value()) return {false, 0};
-  uint64_t z = static_cast<uint64_t>(*seed) + 0x9E3779B97F4A7C15ull;
-  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
-  z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
-  return {true, z ^ (z >> 31)};
+std::optional<Table> places_of(const std::optional<Tensor>& given, const Table& tiles) {
+  if (!given.has_value()) return std::nullopt;
+  Table places = table_of(*given, 3, "places");
+  STD_TORCH_CHECK(places.rows == tiles.rows, "places has ", places.rows, " rows for ", tiles.rows,
+                  " tiles; expected one for each");
+  return places;
 }
 
 }  // namespace razor

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "kernels.h"
@@ -72,7 +73,11 @@ inline const Tile* tiles_of(const Table& table) { return reinterpret_cast<const 
 
 int64_t elements_of(const Table& tiles);
 
-// splitmix64's start for a seed, as in reference.py.
-Rounding rounding_of(const std::optional<int64_t>& seed);
+// A row of `places` for each tile; none where values are rounded to nearest.
+std::optional<Table> places_of(const std::optional<Tensor>& given, const Table& tiles);
+
+inline const Place* place_at(const std::optional<Table>& places, int64_t tile) {
+  return places.has_value() ? reinterpret_cast<const Place*>(places->data) + tile : nullptr;
+}
 
 }  // namespace razor

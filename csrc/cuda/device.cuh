@@ -38,8 +38,13 @@ __device__ inline uint64_t mix(uint64_t z) {
   return z ^ (z >> 31);
 }
 
+// splitmix64's start for a key, as in reference.py.
+__device__ inline Rounding rounding_of(const Place* place) {
+  return place == nullptr ? Rounding{false, 0} : Rounding{true, mix(uint64_t(place->key) + 0x9E3779B97F4A7C15ull)};
+}
+
 // round_to of reference.py: one rounding of an fp64 value to a format with these mantissa bits and lowest exponent.
-__device__ inline double round_double(double value, int mantissa, int64_t lowest, const Rounding& how, int64_t index) {
+__device__ inline double round_double(double value, int mantissa, int64_t lowest, const Rounding& how, uint64_t index) {
   const uint64_t bits = static_cast<uint64_t>(__double_as_longlong(value));
   const int64_t field = int64_t((bits >> 52) & 0x7FFu);
   if (field == 0x7FF) return value;
@@ -49,7 +54,7 @@ __device__ inline double round_double(double value, int mantissa, int64_t lowest
   const int64_t wanted = 52 - mantissa + floor - exponent;
   const int64_t drop = wanted > 62 ? 62 : wanted;
   const uint64_t add = how.stochastic
-                           ? mix(how.start + uint64_t(index + 1) * 0x9E3779B97F4A7C15ull) & ((uint64_t(1) << drop) - 1)
+                           ? mix(how.start + (index + 1) * 0x9E3779B97F4A7C15ull) & ((uint64_t(1) << drop) - 1)
                            : (uint64_t(1) << (drop - 1)) - 1 + ((significand >> drop) & 1u);
   const double quantum = __longlong_as_double(static_cast<long long>(uint64_t(floor - mantissa + 1023) << 52));
   const double magnitude = field == 0 ? 0.0 : double(int64_t((significand + add) >> drop)) * quantum;
@@ -68,7 +73,7 @@ __device__ inline T load_one(const char* from, Dtype dtype) {
 
 // A value as the bits of a 16-bit type.
 template <typename T>
-__device__ inline uint16_t narrow(T value, Dtype dtype, const Rounding& how, int64_t index) {
+__device__ inline uint16_t narrow(T value, Dtype dtype, const Rounding& how, uint64_t index) {
   const bool bfloat = dtype == kBFloat16;
   if (sizeof(T) == 4 && !how.stochastic)
     return bfloat ? float_to_bfloat(float(value)) : __half_as_ushort(__float2half_rn(float(value)));
@@ -78,12 +83,12 @@ __device__ inline uint16_t narrow(T value, Dtype dtype, const Rounding& how, int
 }
 
 template <typename T>
-__device__ inline float to_float(T value, const Rounding& how, int64_t index) {
+__device__ inline float to_float(T value, const Rounding& how, uint64_t index) {
   return sizeof(T) == 8 && how.stochastic ? float(round_double(double(value), 23, -126, how, index)) : float(value);
 }
 
 template <typename T>
-__device__ inline void store_one(char* to, Dtype dtype, T value, const Rounding& how, int64_t index) {
+__device__ inline void store_one(char* to, Dtype dtype, T value, const Rounding& how, uint64_t index) {
   switch (dtype) {
     case kFloat32: *reinterpret_cast<float*>(to) = to_float(value, how, index); return;
     case kFloat64: *reinterpret_cast<double*>(to) = double(value); return;
@@ -123,7 +128,7 @@ __device__ inline void load_group(const char* from, Dtype dtype, T (&values)[kGr
 }
 
 template <typename T>
-__device__ inline void store_group(char* to, Dtype dtype, const T (&values)[kGroup], const Rounding& how, int64_t index) {
+__device__ inline void store_group(char* to, Dtype dtype, const T (&values)[kGroup], const Rounding& how, uint64_t index) {
   switch (dtype) {
     case kFloat32:
 #pragma unroll

@@ -29,7 +29,7 @@ __device__ inline void copy_one(const char* from, char* to, int64_t bytes) {
 // count values (kGroup or 1) rounded once, or copied bit for bit where nothing is rounded.
 template <typename T, bool grouped>
 __device__ inline void convert(const char* from, Dtype source, char* to, Dtype target, const Rounding& how,
-                               int64_t index) {
+                               uint64_t index) {
   if constexpr (grouped) {
     T values[kGroup];
     load_group<T>(from, source, values);
@@ -40,7 +40,7 @@ __device__ inline void convert(const char* from, Dtype source, char* to, Dtype t
 }
 
 template <bool grouped>
-__device__ inline void move(const char* from, Dtype source, char* to, Dtype target, const Rounding& how, int64_t index) {
+__device__ inline void move(const char* from, Dtype source, char* to, Dtype target, const Rounding& how, uint64_t index) {
   const int64_t bytes = bytes_of(source);
   if (source == target)
     grouped ? copy_group(from, to, bytes) : copy_one(from, to, bytes);
@@ -55,7 +55,7 @@ struct Gather {
   Dtype dtype;
   __device__ bool groups_at(int64_t offset) const { return aligned(flat + offset * bytes_of(dtype)); }
   template <bool grouped>
-  __device__ void at(char* address, Dtype other, int64_t index, const Tile&) const {
+  __device__ void at(char* address, Dtype other, int64_t index, const Tile&, const Rounding&, uint64_t) const {
     move<grouped>(address, other, flat + index * bytes_of(dtype), dtype, Rounding{false, 0}, 0);
   }
 };
@@ -63,11 +63,10 @@ struct Gather {
 struct Scatter {
   const char* flat;
   Dtype dtype;
-  Rounding rounding;
   __device__ bool groups_at(int64_t offset) const { return aligned(flat + offset * bytes_of(dtype)); }
   template <bool grouped>
-  __device__ void at(char* address, Dtype other, int64_t index, const Tile&) const {
-    move<grouped>(flat + index * bytes_of(dtype), dtype, address, other, rounding, index);
+  __device__ void at(char* address, Dtype other, int64_t index, const Tile&, const Rounding& how, uint64_t number) const {
+    move<grouped>(flat + index * bytes_of(dtype), dtype, address, other, how, number);
   }
 };
 
@@ -80,7 +79,6 @@ struct Step {
   const double* eta;
   int64_t units;
   Dtype dtype;
-  Rounding rounding;
   __device__ bool groups_at(int64_t offset) const {
     bool all = aligned(base + offset);
 #pragma unroll
@@ -88,7 +86,8 @@ struct Step {
     return all;
   }
   template <bool grouped>
-  __device__ void at(char* address, Dtype other, int64_t index, const Tile& tile) const {
+  __device__ void at(char* address, Dtype other, int64_t index, const Tile& tile, const Rounding& how,
+                     uint64_t number) const {
     constexpr int n = grouped ? kGroup : 1;
     T values[n], total[n], part[n];
     fetch(base, index, values);
@@ -105,9 +104,9 @@ struct Step {
       for (int i = 0; i < n; ++i) values[i] = values[i] - total[i] * size;
     }
     if constexpr (grouped)
-      store_group<T>(address, other, values, rounding, index);
+      store_group<T>(address, other, values, how, number);
     else
-      store_one<T>(address, other, values[0], rounding, index);
+      store_one<T>(address, other, values[0], how, number);
   }
   __device__ void fetch(const T* from, int64_t index, T (&to)[kGroup]) const {
     load_group<T>(reinterpret_cast<const char*>(from + index), dtype, to);
@@ -129,8 +128,9 @@ __device__ inline int64_t divide(int64_t a, int64_t b) {
 
 template <typename Op>
 __global__ void __launch_bounds__(kThreads)
-    segments(const __grid_constant__ Views views, const Tile* tiles, int64_t elements, const Op op) {
+    segments(const __grid_constant__ Views views, const Tile* tiles, const Place* places, int64_t elements, const Op op) {
   const Tile tile = tiles[blockIdx.x];
+  const Place* const place = places == nullptr ? nullptr : places + blockIdx.x;
   const int64_t p = tile.parameter - views.first;
   if (p < 0 || p >= views.count) return;
   const Matrix& m = views.of[p];
@@ -144,22 +144,28 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t bytes = bytes_of(m.dtype);
   char* const start = m.data + (tile.row * m.row_stride + tile.column * m.column_stride) * bytes;
   int64_t rows = tile.rows, columns = tile.columns;
-  if (tile.stride == columns && m.row_stride == columns * m.column_stride) {
+  if (tile.stride == columns && m.row_stride == columns * m.column_stride &&
+      (place == nullptr || place->stride == columns)) {
     columns *= rows;
     rows = 1;
   }
   const bool groups = m.column_stride == 1 && aligned(start) && op.groups_at(tile.offset) &&
                       (rows == 1 || (columns % kGroup == 0 && m.row_stride * bytes % 16 == 0 && tile.stride % kGroup == 0));
+  const Rounding how = rounding_of(place);
+  const uint64_t first = place == nullptr ? 0 : uint64_t(place->first);
+  const uint64_t stride = place == nullptr ? 0 : uint64_t(place->stride);
   const int64_t across = groups ? columns / kGroup : 0;  // groups in a row
   for (int64_t i = threadIdx.x; i < rows * across; i += kThreads) {
     const int64_t y = rows == 1 ? 0 : divide(i, across), x = (i - y * across) * kGroup;
-    op.template at<true>(start + (y * m.row_stride + x) * bytes, m.dtype, tile.offset + y * tile.stride + x, tile);
+    op.template at<true>(start + (y * m.row_stride + x) * bytes, m.dtype, tile.offset + y * tile.stride + x, tile,
+                         how, first + uint64_t(y) * stride + uint64_t(x));
   }
   const int64_t left = columns - across * kGroup;  // of a row; none in the rows of a rectangle in groups
   for (int64_t i = threadIdx.x; i < rows * left; i += kThreads) {
     const int64_t y = rows == 1 ? 0 : divide(i, left), x = i - y * left + across * kGroup;
     op.template at<false>(start + (y * m.row_stride + x * m.column_stride) * bytes, m.dtype,
-                          tile.offset + y * tile.stride + x, tile);
+                          tile.offset + y * tile.stride + x, tile, how,
+                          first + uint64_t(y) * stride + uint64_t(x));
   }
 }
 
@@ -176,18 +182,29 @@ Tensor tiles_on_device(const Tensor& tiles) {
   return torch::stable::contiguous(tiles);
 }
 
+// A row of `places` for each tile; none where values are rounded to nearest.
+std::optional<Tensor> places_on_device(const std::optional<Tensor>& given, const Tensor& tiles) {
+  if (!given.has_value()) return std::nullopt;
+  Tensor places = on_device(*given, tiles.get_device_index(), 2, "places");
+  STD_TORCH_CHECK(places.scalar_type() == ScalarType::Long && places.size(0) == tiles.size(0) && places.size(1) == 3,
+                  "places must be an int64 table [T, 3], a row for each tile");
+  return places;
+}
+
 template <typename Op>
-void launch(const Matrices& matrices, const Tensor& tiles, int64_t elements, int32_t device, const Op& op) {
+void launch(const Matrices& matrices, const Tensor& tiles, const std::optional<Tensor>& places, int64_t elements,
+            int32_t device, const Op& op) {
   const int64_t count = tiles.size(0);
   STD_TORCH_CHECK(count <= INT32_MAX, "a launch holds ", INT32_MAX, " tiles; the plan has ", count);
   if (count == 0) return;
   const cudaStream_t stream = current_stream(device);
+  const Place* const numbers = places.has_value() ? static_cast<const Place*>(places->data_ptr()) : nullptr;
   Views views{};
   for (; views.first < matrices.size(); views.first += views.count) {
     views.count = static_cast<int32_t>(std::min<int64_t>(kViews, matrices.size() - views.first));
     std::copy_n(matrices.data() + views.first, views.count, views.of);
     segments<Op><<<static_cast<unsigned>(count), kThreads, 0, stream>>>(
-        views, static_cast<const Tile*>(tiles.data_ptr()), elements, op);
+        views, static_cast<const Tile*>(tiles.data_ptr()), numbers, elements, op);
     STD_CUDA_KERNEL_LAUNCH_CHECK();
   }
 }
@@ -201,25 +218,25 @@ Tensor segment_gather(const std::vector<Tensor>& tensors, const Tensor& given, i
   const Matrices matrices(tensors, "tensors", device);
   Tensor flat = torch::stable::new_empty(tiles, {elements}, type);
   torch::stable::zero_(flat);  // absent tensors, and what no tile covers
-  launch(matrices, tiles, elements, device, Gather{static_cast<char*>(flat.data_ptr()), dtype});
+  launch(matrices, tiles, std::nullopt, elements, device, Gather{static_cast<char*>(flat.data_ptr()), dtype});
   return flat;
 }
 
 void segment_scatter_(const std::vector<Tensor>& tensors, const Tensor& given, const Tensor& table,
-                      const std::optional<int64_t>& seed) {
+                      const std::optional<Tensor>& given_places) {
   const Tensor tiles = tiles_on_device(table);
   const int32_t device = tiles.get_device_index();
   torch::stable::accelerator::DeviceGuard guard(device);
   Matrices matrices(tensors, "tensors", device);
   const Tensor flat = on_device(given, device, 1, "flat");
-  launch(matrices, tiles, flat.numel(), device,
-         Scatter{static_cast<const char*>(flat.data_ptr()), dtype_of(flat.scalar_type(), "flat"), rounding_of(seed)});
+  launch(matrices, tiles, places_on_device(given_places, tiles), flat.numel(), device,
+         Scatter{static_cast<const char*>(flat.data_ptr()), dtype_of(flat.scalar_type(), "flat")});
   matrices.write_back();
 }
 
 template <typename T>
 Step<T> step_of(const Tensor& base, const std::vector<Tensor>& terms, const std::vector<double>& coefficients,
-                const Tensor& eta, Dtype dtype, const Rounding& rounding) {
+                const Tensor& eta, Dtype dtype) {
   Step<T> step{};
   step.base = static_cast<const T*>(base.data_ptr());
   step.terms = static_cast<int>(terms.size());
@@ -230,13 +247,12 @@ Step<T> step_of(const Tensor& base, const std::vector<Tensor>& terms, const std:
   step.eta = static_cast<const double*>(eta.data_ptr());
   step.units = eta.numel();
   step.dtype = dtype;
-  step.rounding = rounding;
   return step;
 }
 
 void segment_update_(const std::vector<Tensor>& theta, const Tensor& given, const Tensor& g_forget,
                      const Tensor& g_retain, const Tensor& g_mismatch, const Tensor& table, const Tensor& sizes,
-                     double c_forget, double c_retain, double c_mismatch, const std::optional<int64_t>& seed) {
+                     double c_forget, double c_retain, double c_mismatch, const std::optional<Tensor>& given_places) {
   const Tensor tiles = tiles_on_device(table);
   const int32_t device = tiles.get_device_index();
   torch::stable::accelerator::DeviceGuard guard(device);
@@ -256,11 +272,11 @@ void segment_update_(const std::vector<Tensor>& theta, const Tensor& given, cons
     STD_TORCH_CHECK(terms.back().numel() == base.numel() && terms.back().scalar_type() == base.scalar_type(),
                     "a flat gradient differs from base in length or dtype");
   }
-  const Rounding rounding = rounding_of(seed);
+  const std::optional<Tensor> places = places_on_device(given_places, tiles);
   if (dtype == kFloat64)
-    launch(matrices, tiles, base.numel(), device, step_of<double>(base, terms, coefficients, eta, dtype, rounding));
+    launch(matrices, tiles, places, base.numel(), device, step_of<double>(base, terms, coefficients, eta, dtype));
   else
-    launch(matrices, tiles, base.numel(), device, step_of<float>(base, terms, coefficients, eta, dtype, rounding));
+    launch(matrices, tiles, places, base.numel(), device, step_of<float>(base, terms, coefficients, eta, dtype));
   matrices.write_back();
 }
 
