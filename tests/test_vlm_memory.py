@@ -1,22 +1,24 @@
 """What a run on a vision-language model keeps in memory: gradient checkpointing, frozen parts, estimate and measurement."""
 
 import copy
-import weakref
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.weak import WeakIdKeyDictionary
 
 transformers = pytest.importorskip("transformers")
 
 import vlms  # noqa: E402
 
+from razor_fast.config import RazorConfig  # noqa: E402
+from razor_fast.cost import LoopCost  # noqa: E402
 from razor_fast.errors import ModelError  # noqa: E402
 from razor_fast.families.vlm import VlmTask  # noqa: E402
 from razor_fast.families.vlm_checkpointing import Checkpointing  # noqa: E402
 from razor_fast.families.vlm_memory import estimate_memory  # noqa: E402
+from razor_fast.gradients import GradientSource  # noqa: E402
+from razor_fast.method_config import SalunConfig  # noqa: E402
+from razor_fast.recording.tracking import Tracker  # noqa: E402
+from razor_fast.units import find_units  # noqa: E402
 
 SIDES = ("forget", "retain", "mismatch")
 EVERYTHING = ("vision_tower", "projector", "language_model")
@@ -26,31 +28,6 @@ def make_task(kind="llava", model=None, **options):
     model = copy.deepcopy(vlms.built(kind)[0]) if model is None else model
     quick = dict(batch_size=4, gradient_batches=1, max_new_tokens=4, evaluation_batch_size=5)
     return VlmTask(model, vlms.built(kind)[1], vlms.parts(), "red", **(quick | options))
-
-
-class Live(TorchDispatchMode):
-    """Bytes of the storages made inside the context: `peak`, the most that were alive at once."""
-
-    def __init__(self):
-        super().__init__()
-        self.known, self.now, self.peak = WeakIdKeyDictionary(), 0, 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(out):
-            if torch.is_tensor(tensor) and tensor.untyped_storage() not in self.known:
-                self._enter(tensor.untyped_storage())
-        return out
-
-    def _enter(self, storage):
-        size = storage.nbytes()
-        self.known[storage] = size
-        weakref.finalize(storage, self._leave, size)
-        self.now += size
-        self.peak = max(self.peak, self.now)
-
-    def _leave(self, size):
-        self.now -= size
 
 
 def gradients(task, side):
@@ -66,7 +43,7 @@ def measured(task, side):
     list(task.losses(side, 0, 0))  # images are prepared and kept
     for parameter in task.model.parameters():
         parameter.grad = None
-    with Live() as live:
+    with Tracker() as live:
         for loss in task.losses(side, 0, 0):
             loss.backward()
             del loss
@@ -110,22 +87,65 @@ def test_checkpointing_leaves_dropout_off_and_generation_its_cache():
     assert not any(module.training for module in task.model.modules())
 
 
+def scoring_peak(task, config):
+    """What a round's gradients took, by a Tracker: the scores in their mode, and in mode buffers the mismatch gradient beside."""
+    source = GradientSource(task, config, find_units(task.model), LoopCost())
+    for side in SIDES:
+        list(task.losses(side, 0, 0))  # images are prepared and kept
+    with Tracker() as tracker:
+        source.scores(1)
+    return tracker.peak
+
+
 def test_checkpointing_takes_less_and_the_estimate_knows():
-    plain, checkpointed = (make_task(batch_size=8, gradient_checkpointing=on) for on in (False, True))
-    estimates = [estimate_memory(task).activations for task in (plain, checkpointed)]
-    peaks = [max(peak - left for peak, left in (measured(task, s) for s in SIDES)) for task in (plain, checkpointed)]
+    estimates, peaks = [], []
+    for mode, checkpointed in (("buffers", False), ("buffers", True), ("lockstep", True)):
+        task, config = make_task(batch_size=8, gradient_checkpointing=checkpointed), RazorConfig(score_mode=mode)
+        estimates.append(estimate_memory(task, config))
+        assert estimates[-1].mode == mode and not any(p.grad is not None for p in task.model.parameters())
+        peaks.append(scoring_peak(task, config))
     assert peaks[1] < 0.75 * peaks[0]
-    for estimate, peak in zip(estimates, peaks):
-        assert 0.6 * peak < estimate < peak  # kernels' own buffers are not in it
-    assert not any(p.grad is not None for p in make_task(gradient_checkpointing=True).model.parameters())
+    assert [estimate.scoring for estimate in estimates] == pytest.approx(peaks, rel=0.15)
 
 
 def test_the_estimate_takes_the_dearest_loss():
-    """Alignment comes first and never runs the language model; the answers after it take more."""
-    both, alone = make_task(), make_task(answer_weight=0)
-    for task in (both, alone):
-        task.losses = lambda side, *_, task=task, own=task.losses: own("forget", *_)
-    assert estimate_memory(both).activations > 2 * estimate_memory(alone).activations
+    """Alignment comes first and never runs the language model; the answers after it take more. Drift is a pass of its own."""
+    found = [estimate_memory(make_task(answer_weight=weight), RazorConfig(score_mode="lockstep")) for weight in (1.0, 0.0)]
+    assert found[0].scoring > 1.1 * found[1].scoring
+    drift = make_task(answer_weight=0)
+    losses = drift.losses
+    drift.losses = lambda side, *given: losses("retain" if side == "mismatch" else "forget", *given)
+    alone = estimate_memory(drift, RazorConfig(score_mode="lockstep"))  # scores of alignment alone: the pass of drift is dearer
+    with Tracker() as tracker:
+        for loss in drift.losses("mismatch", 0, 0):
+            loss.backward()
+            del loss
+    assert alone.scoring == pytest.approx(tracker.peak, rel=0.15)
+
+
+@pytest.mark.parametrize("kind, tokens", [("next", 8), ("llava", 60)])
+def test_the_estimate_knows_what_answers_take(kind, tokens):
+    """As long as answers may get, from a model that ends none: short ones take what the prompt does, long ones a cache."""
+    model = vlms.build_model(kind, num_hidden_layers=6, head_dim=32)  # a token's keys and values outweigh its number and mask
+    task = make_task(kind, model, max_new_tokens=tokens, evaluation_batch_size=8, validation="generated")
+    estimate = estimate_memory(task, SalunConfig())  # answers alone
+    task.adapter.ends = (1,)
+    with torch.no_grad():
+        task.model.lm_head.weight[1] = 0  # never the largest of 27 random logits
+    with Tracker() as tracker:
+        answers = [answer for part in ("validation", "test") for answer in task.judge(part)[1]["neutral"]]
+    assert max(len(answer.split()) for _, answer, _ in answers) > tokens / 2
+    assert estimate.answering == pytest.approx(tracker.peak, rel=0.15)
+
+
+def test_what_cannot_be_run_dry_is_not_known_and_other_methods_are_not_estimated():
+    task = make_task()
+    own = task.losses
+    task.losses = lambda side, *given: (loss * float(loss.detach().numpy()) for loss in own(side, *given))
+    found = estimate_memory(task, RazorConfig(score_mode="stream"))
+    assert found.scoring is None and "scoring not known (stream)" in str(found)
+    assert found.total == found.weights + found.answering
+    assert "scoring not known (of another method)" in str(estimate_memory(task, SalunConfig()))
 
 
 @pytest.mark.parametrize("side", SIDES)

@@ -62,7 +62,7 @@ def _prepare_vlm(config, phase):
     with phase(f"loading {config.model.folder}; answers of the model as it is"):
         task = building.build_task(config, parts)
     if phase.console is not None:
-        say(phase.console, f"memory, estimated: {estimate_memory(task)}")
+        say(phase.console, f"memory, estimated: {estimate_memory(task, config.method_config())}")
     return task
 
 

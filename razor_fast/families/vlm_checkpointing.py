@@ -44,23 +44,6 @@ class Checkpointing:
         with _flags(self.layers, True):
             yield
 
-    @contextmanager
-    def whole_layers(self, visit):
-        """Context: before a layer runs, visit(run, inputs), where run() is its forward pass without a checkpoint and inputs
-        the tensors that the checkpoint is going to keep."""
-
-        def before(layer, arguments, named):
-            with _flags([layer], False):
-                inputs = [value for value in arguments if torch.is_tensor(value)]
-                visit(lambda: layer.forward(*arguments, **named), inputs)
-
-        hooks = [layer.register_forward_pre_hook(before, with_kwargs=True) for layer in self.layers]
-        try:
-            yield
-        finally:
-            for hook in hooks:
-                hook.remove()
-
 
 @contextmanager
 def _flags(layers, value):

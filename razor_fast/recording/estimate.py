@@ -13,7 +13,7 @@ from .running import run
 from .tracking import Tracker
 from .workspace import workspace
 
-__all__ = ["dry_run"]
+__all__ = ["dry", "dry_run"]
 
 aten = torch.ops.aten
 
@@ -66,29 +66,37 @@ def _empty(fake, tensor):
         return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
 
 
-def dry_run(model, units, forget_loss, retain_loss, mode, micro_batches="accumulate", *, most=None, limit=None, **options):
-    """Bytes that a scoring pass will hold at its peak, above the model. Nothing is computed and the model is not touched.
+def dry(model, work, limit=None):
+    """Bytes made at the peak of work(), a callable without arguments, while `model` stands on fake tensors, in its modules and
+    under the names they know them by. Nothing is computed and the model is not touched.
 
-    The same code runs as in the real pass: forwards, checkpoints, the engine, hooks. Losses draw real batches, whose bytes count
-    where they are made inside. Of what kernels allocate for themselves, only convolutions on a CPU are in it (workspace.py).
-    most: micro-batches of a side to run at most; those of a side are taken to be alike. limit: bytes at which the run is given
-    up, and None is returned. options: of the mode.
-    Raises what the losses raise; one that cannot be run without values (a loss that leaves torch, say) raises torch's error.
+    Real tensors that work() makes count too. Of what kernels allocate for themselves, only convolutions on a CPU are in it
+    (workspace.py). limit: bytes at which the run is given up, and None is returned. Raises what work() raises; what cannot be run
+    without values (a loss that leaves torch, say) raises torch's error.
     """
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     fakes = {}
     for tensor in [*model.parameters(), *model.buffers()]:
         copy = _empty(fake, tensor) if tensor.is_meta else fake.from_tensor(tensor.detach())
         fakes[id(tensor)] = nn.Parameter(copy, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else copy
-    losses = (_first(loss, most) for loss in (forget_loss, retain_loss))
     with torch.random.fork_rng(devices=[]), Swap(model, fakes):
-        recording = MODES[mode](model, units.on(model), **options)
         try:
             with DryTracker(limit) as tracker:
-                run(recording, *losses, micro_batches)
+                work()
         except Passed:
             return None
     return tracker.peak
+
+
+def dry_run(model, units, forget_loss, retain_loss, mode, micro_batches="accumulate", *, most=None, limit=None, **options):
+    """Bytes that a scoring pass will hold at its peak, above the model: dry() of the pass itself.
+
+    The same code runs as in the real pass: forwards, checkpoints, the engine, hooks. Losses draw real batches, whose bytes count
+    where they are made inside.
+    most: micro-batches of a side to run at most; those of a side are taken to be alike. limit: as of dry(). options: of the mode.
+    """
+    losses = [_first(loss, most) for loss in (forget_loss, retain_loss)]
+    return dry(model, lambda: run(MODES[mode](model, units.on(model), **options), *losses, micro_batches), limit)
 
 
 def _first(loss, most):
