@@ -5,13 +5,15 @@
 Random weights and the data of end_to_end.py. Overhead: a run of so many rounds with the default settings, into a folder that is
 removed after, on one thread; what is neither a gradient nor an evaluation counts, the saving of state and log too. Its share of
 the whole, in seconds of the clock. bf16: steps of a thousandth of the weights' norm along -g_f + g_r of bf16 weights, on layers
-and heads of both towers, rounded to nearest or stochastically: how much of the step is in the rounded weights, along the step
-(StepState.arrived, which the loop reports with each accepted step), and the length of what happened by the step's.
+and heads of both towers, rounded to nearest or stochastically, by twelve seeds: how much of the step is in the rounded weights,
+along the step (StepState.arrived, which the loop reports with each accepted step), and the length of what happened by the
+step's.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 import tempfile
@@ -34,8 +36,8 @@ from razor_fast.units import find_units
 
 PASSES = ("first evaluation", "evaluation", "gradients")
 SHARE = 1e-3  # of the weights' norm
-# way -> (rounding seed, steps of SHARE one after another)
-WAYS = {"stochastic, one step": (0, 1), "nearest, one step": (None, 1), "nearest, ten steps": (None, 10)}
+# way -> (rounding seeds, steps of SHARE one after another)
+WAYS = {"stochastic, one step": (range(12), 1), "nearest, one step": ([None], 1), "nearest, ten steps": ([None], 10)}
 BARRED = ("stochastic, one step", "nearest, ten steps")  # the default, and what a walk makes of the other
 OVERHEAD, APART = 0.02, 0.02  # at most
 
@@ -67,19 +69,20 @@ def rounded(name: str) -> list[dict]:
     units, config = find_units(task.model), RazorConfig()
     source = GradientSource(task, config, units, LoopCost())
     found, rows = source.scores(0)[1], []
-    for way, (seed, steps) in WAYS.items():
-        ratios, lengths = {}, {}
-        for unit in units_moved(task.model):
+    for way, (seeds, steps) in WAYS.items():
+        ratios, lengths = [], []
+        for unit, seed in itertools.product(units_moved(task.model), seeds):
             step = StepState(units.subset([unit]), rounding_seed=seed)
             for _ in range(steps):
                 source.set_direction(step, found)
                 theta, length = (norms[unit] for norms in step.unit_norms())
                 step.accept({unit: SHARE * theta / length})
                 step = StepState(step.units, rounding_seed=seed, carry=step)
-            ratios[unit], lengths[unit] = step.arrived()[unit], step.happened()[unit] / (steps * SHARE)
+            ratios.append(step.arrived()[unit])
+            lengths.append(step.happened()[unit] / (steps * SHARE))
             step.restore()
-        spread = {"arrived, least": min(ratios.values()), "greatest": max(ratios.values()), "length": mean(lengths.values())}
-        rows.append({"part": "bf16", "model": name, "place": "", "way": way, "value": round(mean(ratios.values()), 4),
+        spread = {"arrived, least": min(ratios), "greatest": max(ratios), "length": mean(lengths)}
+        rows.append({"part": "bf16", "model": name, "place": "", "way": way, "value": round(mean(ratios), 4),
                      "unit": "of the step", "breakdown": json.dumps({k: round(v, 4) for k, v in spread.items()})})  # fmt: skip
     return rows
 

@@ -85,7 +85,7 @@ class GradientSource:
                 told = {"count": told["count"]}  # the automatic threshold is known when all scores are
             self.directions = Directions(
                 self.recorder.units, forget=self.weights["forget"], retain=self.weights["retain"], always=chosen,
-                without=rule.get("without", ()), alpha=c.alpha, eps=c.eps, **told,
+                without=(*rule.get("without", ()), *rule.get("last", ())), alpha=c.alpha, eps=c.eps, **told,
             )  # fmt: skip
         with self.cost.timed("gradients"), fixed_threads(self.task.model):
             table = score(

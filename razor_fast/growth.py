@@ -51,8 +51,8 @@ class LoopState:
 
     round: int = 0
     chosen: list = field(default_factory=list)
-    fruitless: list = field(default_factory=list)  # units whose best step was nil: not added again
-    resting: list = field(default_factory=list)  # edited units whose best step of the last round was nil: not tried in the next
+    nil: dict = field(default_factory=dict)  # unit -> the last round in which its best step, tried alone, was nil
+    moved: int = -1  # the last round with an accepted step
     edited: list = field(default_factory=list)  # units that an accepted step moved
     unhelpful: int = 0  # rounds in a row that did not help
     before: dict = field(default_factory=dict)
@@ -139,8 +139,8 @@ class _Loop:
             began, earlier = time.perf_counter(), s.metrics
             with s.cost.rest("loop"):
                 yield RoundStarted(s.round, list(s.chosen))
-                new = yield from self.score_and_choose()
-                stepped = (yield from self.step(new)) if s.chosen else None
+                yield from self.score_and_choose()
+                stepped = (yield from self.step()) if s.chosen else None
             if stepped is None:
                 ending = self.no_unit()
                 break
@@ -181,7 +181,7 @@ class _Loop:
         return "no_progress", f"{self.config.patience} rounds in a row did not help; {self.kept}"
 
     def no_unit(self):
-        if self.state.fruitless:
+        if self.state.nil:
             return "no_progress", "no unit is left whose step forgets more within the tolerances; nothing was changed"
         if self.scores.ranked()[0].phi > 0:
             return "no_unit", f"no unit has phi above the threshold {self.config.threshold}; lower it, or use 'auto'"
@@ -232,18 +232,22 @@ class _Loop:
         self.choose([*s.chosen, *new])
         if s.step is not None:
             self.source.prepare(s.step.units, s.round)
-        return new
 
     def rule(self):
         """How this round's new units are chosen from its scores: arguments of select; None where none are added."""
         s, config = self.state, self.config
-        rule = {"by": config.selection, "seed": config.seed + s.round, "without": list(s.fruitless)}
+        rule = {"by": config.selection, "seed": config.seed + s.round, "without": self.resting()}
         if s.round == 0:
             first = {"threshold": config.threshold, "count": config.initial_units, "maximum": config.max_initial_units}
             return rule | first
         if config.grow and config.selection != "all":
-            return rule | {"count": config.grow_by, "taken": list(s.chosen)}
+            return rule | {"count": config.grow_by, "taken": list(s.chosen), "last": list(s.nil)}
         return None
+
+    def resting(self):
+        """Units not to be tried in this round: their best step was nil in the last one, or nothing has moved since it was."""
+        s = self.state
+        return [name for name, nil in s.nil.items() if nil == s.round - 1 or s.moved < nil]
 
     def choose(self, names):
         """Make `names` K, and carry over what stays."""
@@ -253,14 +257,13 @@ class _Loop:
 
     # -- one round's step
 
-    def step(self, new):
+    def step(self):
         """Try groups of K from the same state, and accept the trial that forgets most and harms least, if any.
 
         Yields events of what is tried. Returns the event to yield once the state is saved.
         """
         s = self.state
         walks, best = self.walks(), None
-        s.resting = []
         self.source.clear()
         self.found = None
         ranked = self.config.trials == "promising" and len(walks) > 1
@@ -282,9 +285,10 @@ class _Loop:
             walk.finish()
             yield Walked(s.round, walk.label, list(walk.forget), walk.promise)
             trial = yield from self.search(walk)
-            if trial is None:
-                s.fruitless += [n for n in walk.members if n in new]
-                s.resting += [n for n in walk.members if n not in new]
+            if trial is None and len(walk.members) > 1:
+                walks[:0] = self.better_half(walk)
+            elif trial is None:
+                s.nil[walk.label] = s.round
             elif best is None or self.judge.prefers(trial.metrics, best.metrics):
                 best = trial
         if getattr(self.task, "prefix", None) is not None:
@@ -293,9 +297,9 @@ class _Loop:
         if best is not None:
             best.walk.step.accept(dict.fromkeys(best.walk.members, best.scale))
             s.step.take_over(best.walk.step)
-            s.metrics = best.metrics
+            s.metrics, s.moved = best.metrics, s.round
             s.edited += [n for n in best.walk.members if n not in s.edited]
-        keep = [n for n in s.chosen if n in s.edited or n not in s.fruitless]
+        keep = [n for n in s.chosen if n in s.edited or s.nil.get(n) != s.round]
         if keep != s.chosen:
             self.choose(keep)
         if best is None:
@@ -305,24 +309,31 @@ class _Loop:
 
     def walks(self):
         """A Walk for each group of K, from the gradients of this round's scores."""
-        s = self.state
-        if self.config.step == "per_unit":
-            groups = [(n, [n]) for n in s.chosen if n not in s.resting] or [(n, [n]) for n in s.chosen]
-        else:
-            groups = [("joint", list(s.chosen))]
-        return [
-            Walk(
-                label,
-                self.units.subset(members),
-                self.source,
-                self.config,
-                s.round,
-                self.found,
-                carry=s.step,
-                rounding_seed=self.rounding_seed,
-            )
-            for label, members in groups
-        ]
+        resting = self.resting()
+        members = [n for n in self.state.chosen if n not in resting] or list(self.state.chosen)
+        return [self.walk(group) for group in ([[n] for n in members] if self.config.step == "per_unit" else [members])]
+
+    def walk(self, members):
+        return Walk(
+            members[0] if len(members) == 1 else "joint",
+            self.units.subset(members),
+            self.source,
+            self.config,
+            self.state.round,
+            self.found,
+            carry=self.state.step,
+            rounding_seed=self.rounding_seed,
+        )
+
+    def better_half(self, walk):
+        """What is tried after a joint step was rejected: [a Walk of the half of its units with the greatest phi]; [] where every
+        layer is to move at once or not at all."""
+        if self.config.selection == "all":
+            return []
+        order = walk.members
+        if self.config.selection == "score":
+            order = [row.unit for row in self.scores.ranked() if row.unit in order]
+        return [self.walk(order[: (len(order) + 1) // 2])]
 
     def search(self, walk):
         """Probe how far along its direction a group may go. Returns its Trial or None; the model is back at the base."""

@@ -31,8 +31,8 @@ __all__ = ["RunDirectory", "check_run_folder", "read_log"]
 KNOWN = {"config.json", "log.jsonl", "state.safetensors", "edit.safetensors", "edit.undo.safetensors", "scores.csv",
          "result.json", "report.html", "report.json", "request.json", "audit.json", "audit.html"}  # fmt: skip
 STATE_FORMAT = "razor_fast.state"
-STATE_VERSION = "4"
-LOOP_FIELDS = ("round", "chosen", "fruitless", "resting", "edited", "unhelpful", "before", "metrics", "seconds", "ended")
+STATE_VERSION = "5"
+LOOP_FIELDS = ("round", "chosen", "nil", "moved", "edited", "unhelpful", "before", "metrics", "seconds", "ended")
 
 
 def read_log(path):

@@ -54,7 +54,7 @@ def automatic_threshold(values):
 
 
 def select(
-    scores, threshold="auto", *, count=None, maximum=None, kind=None, taken=(), without=(), by="score", seed=0
+    scores, threshold="auto", *, count=None, maximum=None, kind=None, taken=(), without=(), last=(), by="score", seed=0
 ):
     """Choose units to edit.
 
@@ -64,9 +64,10 @@ def select(
     by: "score"; "random" ranks the units that have a forget gradient by a permutation drawn from `seed`, "all" takes every such
     layer, and neither looks at phi, threshold or maximum any further (random: one unit, unless a count is given).
     taken: units already in K: not returned again, and nothing that overlaps them is. without: units to leave out.
+    last: units to take where the others do not make up the count: ranked after them.
     Returns a Selection; it is empty when no unit qualifies, and never with phi = 0.
-    Raises ConfigError for a threshold, count, maximum or kind that makes no sense, UnknownUnitError for a name in `taken`
-    or `without` that no unit has, NonFiniteError for non-finite scores.
+    Raises ConfigError for a threshold, count, maximum or kind that makes no sense, UnknownUnitError for a name in `taken`,
+    `without` or `last` that no unit has, NonFiniteError for non-finite scores.
     """
     for option, value in (("count", count), ("maximum", maximum)):
         if value is not None and (not isinstance(value, Integral) or value < 1):
@@ -75,7 +76,7 @@ def select(
         raise ConfigError(f"kind is {kind!r}; expected 'layer', 'head' or None for both")
     if threshold != "auto" and (not isinstance(threshold, Real) or math.isnan(threshold)):
         raise ConfigError(f"threshold is {threshold!r}; expected a number or 'auto'")
-    for name in (*taken, *without):
+    for name in (*taken, *without, *last):
         scores.units.index(name)
     if by not in ("score", "random", "all"):
         raise ConfigError(f"by is {by!r}; expected 'score', 'random' or 'all'")
@@ -87,6 +88,7 @@ def select(
         count = count or 1
     elif by == "all":
         count = max(len(ranked), 1)
+    ranked.sort(key=lambda row: row.unit in last)
     tau = automatic_threshold(row.phi for row in ranked) if threshold == "auto" else float(threshold)
     limit = count if count is not None else maximum if maximum is not None else len(ranked)
     chosen, passed_over = [], {}

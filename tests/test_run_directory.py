@@ -235,12 +235,12 @@ def test_a_state_without_units(tmp_path):
     """Every unit tried so far helped nothing: there is a state, and no tensor in it."""
     run, state = (
         RunDirectory(tmp_path / "run", SETTINGS),
-        LoopState(round=1, fruitless=["blocks.0.weight"], unhelpful=1),
+        LoopState(round=1, nil={"blocks.0.weight": 0}, unhelpful=1),
     )
     run.save(state)
     again = LoopState()
     assert run.restore(again, find_units(mixed().model), None) == 1
-    assert (again.fruitless, again.unhelpful, again.step) == (["blocks.0.weight"], 1, None)
+    assert (again.nil, again.unhelpful, again.step) == ({"blocks.0.weight": 0}, 1, None)
 
 
 @pytest.mark.parametrize("lost", [1, 2, 3])
