@@ -134,7 +134,9 @@ def predicted():
             yield f"| {name}, {shape.units:,} units | {ranks} | {fits[0]} ({fits[1]}) | {sides[0]} | {sides[1]} |"
     for name, shape in model.MODELS.items():
         passes, call = model.stops_at(shape, TOKENS, model.GPU)
-        yield f"{name}: the passes stop gaining beyond {passes} GPUs, the scoring call beyond {call}"
+        alone, shared = (model.fingerprint_seconds(shape, ranks, model.GPU) for ranks in (1, RANKS[-1]))
+        yield (f"{name}: the passes stop gaining beyond {passes} GPUs, the scoring call beyond {call}; a fingerprint takes "
+               f"{seconds(alone)} on one, {seconds(shared)} at the least: its largest parameter's")  # fmt: skip
 
 
 def seconds(value):

@@ -20,7 +20,8 @@ FLOPS = 8  # a parameter and token: forward 2, recomputed 2, backward 4
 
 @dataclass(frozen=True)
 class Shape:
-    """parameters: of the whole model. block: of the largest block. root: outside the blocks. bytes: an element. units: scored."""
+    """parameters: of the whole model. block: of the largest block. root: outside the blocks. bytes: an element. units: scored.
+    largest: elements of the largest parameter."""
 
     parameters: int
     block: int
@@ -28,6 +29,7 @@ class Shape:
     blocks: int
     units: int
     bytes: int = 2
+    largest: int = 0
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Hardware:
     node: int
     latency: float
     capacity: float
+    hashing: float = 1.5e9  # bytes/s of sha256 on one core
 
     def link(self, ranks):
         return self.near if ranks <= self.node else self.far
@@ -64,7 +67,8 @@ def llama(layers, width, inner, vocabulary=128256, heads_of_keys=8, head=128):
     """A Llama 3: parameters, and the units that find_units has of it (9 layers, 8 groups of heads a block)."""
     block = 2 * width * width + 2 * width * heads_of_keys * head + 3 * width * inner + 2 * width
     root = 2 * vocabulary * width + width
-    return Shape(layers * block + root, block, root, layers, layers * (9 + heads_of_keys) + 2)
+    largest = max(vocabulary, inner) * width
+    return Shape(layers * block + root, block, root, layers, layers * (9 + heads_of_keys) + 2, largest=largest)
 
 
 MODELS = {"8B": llama(32, 4096, 14336), "70B": llama(80, 8192, 28672), "405B": llama(126, 16384, 53248)}
@@ -106,6 +110,11 @@ def scoring_seconds(shape, ranks, hardware):
         return reading, 0.0
     sent = 2 * (ranks - 1) / ranks * 32 * shape.units
     return reading, sent / hardware.link(ranks) + 2 * (ranks - 1) * hardware.latency
+
+
+def fingerprint_seconds(shape, ranks, hardware):
+    """sha256 of every byte: a rank hashes its share, and a parameter is hashed by one rank, from its first byte to its last."""
+    return shape.bytes * max(shape.parameters / ranks, shape.largest) / hardware.hashing
 
 
 def stops_at(shape, tokens, hardware, most=4096):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from .components import as_module
-from .distributed import Wrapping, is_sharded, read_slice
+from .distributed import Wrapping, hash_over_ranks, is_sharded, read_slice
 from .errors import ModelError
 from .matrix import Rectangle, as_bytes, matrix_shape
 
@@ -85,13 +85,15 @@ def state_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def hash_state(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """sha256 of every tensor, by name; a tied one is hashed once. Raises ModelError naming what has no bytes."""
+    """sha256 of every tensor, by name; a tied one is hashed once, and over several ranks by one of them. Raises ModelError naming
+    what has no bytes."""
     for name, tensor in tensors.items():
         problem = plain_tensor_problem(tensor)
         if problem:
             raise ModelError(f"{name} {problem}.")
     distinct = {id(tensor): tensor for tensor in tensors.values()}
-    hashes = dict(zip(distinct, parallel(hash_tensor, list(distinct.values()))))
+    found = hash_over_ranks(list(distinct.values()))
+    hashes = dict(zip(distinct, parallel(hash_tensor, list(distinct.values())) if found is None else found))
     return {name: hashes[id(tensor)] for name, tensor in tensors.items()}
 
 

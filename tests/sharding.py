@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import razor_fast as rf
 from razor_fast import ops
-from razor_fast.distributed import Wrapping, even_batches
+from razor_fast.distributed import Wrapping, even_batches, local_tensor
 from razor_fast.edit import Edit
 from razor_fast.step import StepState
 
@@ -339,6 +339,72 @@ def rounded(stack, name="hf siglip"):
             found.append(bits)
     alone, alone_nearest, inside, inside_nearest = found
     return alone == inside, alone_nearest == inside_nearest, alone != alone_nearest
+
+
+def fingerprinted(stack, name="hf siglip"):
+    """The fingerprint of a model inside a stack, the bytes of it that go over the group, and those hashed on this rank."""
+    import hashlib
+    from types import SimpleNamespace
+    from unittest import mock
+
+    from razor_fast.distributed import hashing
+    from razor_fast.fingerprint import fingerprint
+
+    model, hashed = wrap(stack, copy.deepcopy(built(name)).bfloat16()), []
+
+    class Counting:
+        def __init__(self):
+            self.inner = hashlib.sha256()
+
+        def update(self, data):
+            hashed.append(len(data))
+            self.inner.update(data)
+
+        def hexdigest(self):
+            return self.inner.hexdigest()
+
+    bands = {"hashlib": SimpleNamespace(sha256=Counting), "BAND": 1000}
+    with Collectives() as collectives, mock.patch.multiple(hashing, **bands):
+        found = fingerprint(model)
+    moved = [size for operator, size in collectives.seen if "alltoall" in operator]
+    assert not [size for operator, size in collectives.seen if "allreduce" in operator]
+    return found, sum(moved), sum(hashed)
+
+
+CHOSEN = ("vision_model.encoder.layers.1.self_attn.head.2", "text_model.encoder.layers.0.mlp.fc1.weight",
+          "vision_model.post_layernorm.weight")  # fmt: skip
+
+
+def edited(stack, path, name="hf siglip"):
+    """An edit of chosen units made inside a stack ("whole": in one process) and saved by the first rank."""
+    model = copy.deepcopy(built(name))
+    model = model if stack == "whole" else wrap(stack, model)
+    units = rf.find_units(model)
+    recorder = rf.ScoreRecorder(model, units)
+    for side, loss in zip(("forget", "retain"), losses(name, model)):
+        with getattr(recorder, side)():
+            loss().backward()
+    step = StepState(units.subset(CHOSEN))
+    step.set_direction(recorder.gradients("forget"), recorder.gradients("retain"))
+    step.accept({n: 0.05 * (i + 1) for i, n in enumerate(CHOSEN)})
+    edit = Edit.capture(model, list(step.units), [piece for n in CHOSEN for piece in step.original_slices(n)])
+    units.wrapping.once(lambda: edit.save(path, undo=True))
+    return edit.sha256
+
+
+def applied(stack, path, name="hf siglip"):
+    """Apply an edit file inside a stack and take it back: whether it was there, and then every value of this rank is back."""
+    from razor_fast.edit import load_edit
+
+    model = copy.deepcopy(built(name))
+    model = model if stack == "whole" else wrap(stack, model)
+    parameters = dict(model.named_parameters())
+    before, edit = [local_tensor(p).clone() for p in parameters.values()], load_edit(path, undo=True)
+    edit.apply(model, whole_model=True)
+    there = edit.is_applied(model)
+    edit.revert(model)
+    return there and all(torch.equal(local_tensor(p), b) for p, b in zip(parameters.values(), before))
+
 
 
 def checkpointed(stack, folder, edit, name="hf siglip"):

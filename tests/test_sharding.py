@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+
+import numpy as np
 import pytest
 import ranks
 import sharding
 
 from razor_fast.edit import load_edit
+from razor_fast.fingerprint import fingerprint
 from razor_fast.run_directory import read_log
 
 pytest.importorskip("torch.distributed.fsdp")
@@ -68,6 +72,18 @@ def test_losses_that_are_drawn_while_the_root_is_gathered_go_through_it(pair, ki
     assert max(pair.run("sharding:asked", kind)) < 1e-5
 
 
+def test_a_fingerprint_is_that_of_one_process_and_each_rank_hashes_its_share(world):
+    model = copy.deepcopy(sharding.built("hf siglip")).bfloat16()
+    want, size = fingerprint(model), sum(t.numel() * t.element_size() for t in model.state_dict().values())
+    for stack in set(STACKS[world.size]) - {"ddp"}:  # whose names are its own, and which holds all of it on every rank
+        results = world.run("sharding:fingerprinted", stack)
+        assert [found for found, _, _ in results] == [want] * world.size, stack
+        if world.size > 1:
+            assert sum(hashed for _, _, hashed in results) == size  # each byte once
+            assert max(hashed for _, _, hashed in results) < 1.1 * size / world.size
+            assert sum(moved for _, moved, _ in results) <= 2 * size  # each byte in and out of one rank
+
+
 def test_steps_undo_and_edits(world):
     for stack in STACKS[world.size]:
         if stack != "fsdp mixed":  # gradients in bf16: another step
@@ -108,6 +124,41 @@ def test_a_run_goes_on_where_it_was_killed(pair, tmp_path):
     resumed = pair.run("sharding:unlearned", "fsdp", str(tmp_path / "run"))
     straight = pair.run("sharding:unlearned", "fsdp", str(tmp_path / "straight"))
     assert resumed[0][1] == straight[0][1] and resumed[-1][1] == resumed[0][1]
+
+
+def same_within_one_rounding(*paths):
+    """Edits of the same base and units, whose values differ by one rounding at most, of them or of the step, formed in fp32."""
+    one, two = (load_edit(path, undo=True) for path in paths)
+    assert list(one.units) == list(two.units) and one.manifest.model.sha256 == two.manifest.model.sha256
+    for a, b, old in zip(one.new, two.new, one.old):
+        step = np.float32((a - old).abs().max())
+        allowed = np.maximum(np.spacing(np.maximum(a.abs().numpy(), b.abs().numpy())), np.spacing(step))
+        assert ((a - b).abs().numpy() <= allowed).all()
+
+
+@pytest.mark.parametrize(("first", "second"), [("fsdp", "whole"), ("whole", "fsdp")], ids=["2 to 1", "1 to 2"])
+def test_a_killed_run_goes_on_with_another_number_of_ranks(pair, first, second, tmp_path):
+    def run(stack, name, **options):
+        arguments = (stack, str(tmp_path / name))
+        if stack == "whole":
+            return sharding.unlearned(*arguments, **options)
+        return pair.run("sharding:unlearned", *arguments, **options)[0]
+
+    assert run(first, "run", interrupt=1) is None
+    assert (tmp_path / "run" / "state.safetensors").exists()
+    decided, _, _, ended = run(second, "run")
+    straight = run(second, "straight")
+    assert straight[0][-len(decided) :] == decided and ended == straight[3]
+    same_within_one_rounding(*(tmp_path / name / "edit.safetensors" for name in ("run", "straight")))
+
+
+def test_an_edit_made_on_eight_ranks_applies_on_one_and_the_other_way_round(tmp_path):
+    with ranks.World(8) as eight:
+        assert len(set(eight.run("sharding:edited", "fsdp", str(tmp_path / "eight.safetensors")))) == 1
+        sharding.edited("whole", tmp_path / "one.safetensors")
+        assert eight.run("sharding:applied", "fsdp", str(tmp_path / "one.safetensors")) == [True] * 8
+    assert sharding.applied("whole", tmp_path / "eight.safetensors")
+    same_within_one_rounding(*(tmp_path / f"{name}.safetensors" for name in ("one", "eight")))
 
 
 @pytest.mark.parametrize("stack", ["fsdp", "ddp", "tp"])

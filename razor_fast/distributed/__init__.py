@@ -6,6 +6,7 @@ The engine is torch.distributed; this room only cuts slices at shard borders. Ca
 from .batches import even_batches
 from .checkpoint import CheckpointFolder
 from .cut import Cut
+from .hashing import hash_over_ranks
 from .layout import Layout
 from .slices import read_slice, write_slice
 from .together import together
@@ -18,6 +19,7 @@ __all__ = [
     "Layout",
     "Wrapping",
     "even_batches",
+    "hash_over_ranks",
     "is_sharded",
     "local_tensor",
     "read_slice",

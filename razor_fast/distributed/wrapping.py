@@ -36,8 +36,13 @@ class Wrapping:
         found = cls(group, fsdp, bool(ddp))
         found.settle()
         if group is None:
-            group = ddp[0].process_group if ddp else _group_of_meshes(model)
+            group = ddp[0].process_group if ddp else _group_of_meshes(model.parameters())
         return cls(group, fsdp, bool(ddp))
+
+    @classmethod
+    def of_tensors(cls, tensors) -> Wrapping:
+        """The ranks that hold DTensors together; one process where there are none. Raises ModelError as `of` does."""
+        return cls(_group_of_meshes(tensors))
 
     @staticmethod
     def settle_model(model: nn.Module) -> None:
@@ -113,8 +118,8 @@ def _modules(model, library, name):
     return () if kind is None else tuple(m for m in model.modules() if isinstance(m, kind))
 
 
-def _group_of_meshes(model):
-    meshes = {p.device_mesh for p in model.parameters() if is_sharded(p)}
+def _group_of_meshes(tensors):
+    meshes = {t.device_mesh for t in tensors if is_sharded(t)}
     if not meshes:
         return None
     ranks = {rank for mesh in meshes for rank in mesh.mesh.flatten().tolist()}

@@ -121,12 +121,15 @@ def fingerprint_with(
     for record, value in zip(records, values):
         pieces.setdefault(id(tensors[record.parameter]), []).append((record, value))
 
-    def hash_replaced(tensor: Tensor) -> str:
-        replaced = tensor.detach().clone() if is_sharded(tensor) else tensor.detach().to("cpu", copy=True)
+    def replaced(tensor: Tensor) -> Tensor:
+        copy = tensor.detach().clone() if is_sharded(tensor) else tensor.detach().to("cpu", copy=True)
         for record, value in pieces[id(tensor)]:
-            write_slice(replaced, record, value)
-        return hash_tensor(replaced)
+            write_slice(copy, record, value)
+        return copy
 
     changed = {id(tensor): tensor for tensor in tensors.values() if id(tensor) in pieces}
-    again = dict(zip(changed, parallel(hash_replaced, list(changed.values()))))
+    if any(map(is_sharded, changed.values())):  # copies of shards; the ranks share the hashing
+        again = hash_state({index: replaced(tensor) for index, tensor in changed.items()})
+    else:
+        again = dict(zip(changed, parallel(lambda tensor: hash_tensor(replaced(tensor)), list(changed.values()))))
     return combine(tensors, {name: again.get(id(tensor), hashes[name]) for name, tensor in tensors.items()})
