@@ -15,7 +15,7 @@ from razor_fast.edit import edit
 
 
 def _half_written(write, name, times):
-    """`write(first, second, ...)` of a path and what goes there, in any order; the call for the file `name` is its writer's last."""
+    """`write`, whose call number `times` for the file `name` is its process's last, and leaves half of it."""
     seen = []
 
     def dying(*arguments, **options):
@@ -45,7 +45,8 @@ def faults(where):
         "in the state": (0, lambda: mock.patch.object(
             run_directory, "save_file", _half_written(run_directory.save_file, "state.safetensors", 2))),
         "in the edit": (0, lambda: mock.patch.object(edit, "write_file", _half_written(edit.write_file, "edit.safetensors", 1))),
-        "between undo and edit": (0, lambda: mock.patch("razor_fast.atomic.os.replace", _not_named(os.replace, "edit.safetensors"))),
+        "between undo and edit": (0, lambda: mock.patch(
+            "razor_fast.atomic.os.replace", _not_named(os.replace, "edit.safetensors"))),
         "beside the writer": (1, lambda: mock.patch("razor_fast.methods.call.write", lambda *_: os._exit(1))),
     }[where]  # fmt: skip
 
