@@ -174,9 +174,9 @@ class VlmTask:
         questions = self.parts[name]
         rows = draw(len(questions), self.batch_size * self.gradient_batches, seed + self.seed, round_index)
         chosen = [questions[row] for row in rows]
-        for chunk in _chunks(chosen, self.batch_size):
+        for number, chunk in enumerate(_chunks(chosen, self.batch_size)):
             share = len(chunk) / len(chosen)  # the last batch may be smaller: each question weighs the same
-            for loss in self._losses_of(side, chunk):
+            for loss in self._losses_of(side, chunk, (name, round_index, seed, number)):
                 yield loss * share
 
     def training_losses(self, objective, epoch, seed):
@@ -186,36 +186,36 @@ class VlmTask:
     def training_batches(self, objective):
         return -(-len(self.parts[OBJECTIVES[objective]]) // self.batch_size)
 
-    def _losses_of(self, side, questions):
+    def _losses_of(self, side, questions, key=None):
         lower = "task.batch_size, or turn on task.gradient_checkpointing, or use bf16 weights, or a model.device_map"
         with memory_advice(f"computing the {side} loss", lower):
             if side == "forget":
-                yield from self._forget_losses(questions)
+                yield from self._forget_losses(questions, key)
             if side == "retain" and self.retain == "answers":
-                yield self.adapter.answer_loss(questions)
+                yield self.adapter.answer_loss(questions, key)
             elif side == "retain":
-                images, texts = self.alignment(questions)
+                images, texts = self.alignment(questions, key)
                 groups = self.alignment.groups(questions).to(images.device)
                 yield losses.info_nce(images, texts, self.alignment.scale, groups)
             if side == "mismatch":
-                yield self._drift(questions)
+                yield self._drift(questions, key)
 
-    def _forget_losses(self, questions):
+    def _forget_losses(self, questions, key):
         """A loss that reaches nothing that is trained (the tower's last layer, which LLaVA passes over; a language model, from
         the tower's features) is left out; where neither does, the loop is to say so."""
         reached = False
         if self.align_weight:
-            loss = losses.cosine_embedding_loss(*self.alignment(questions))
+            loss = losses.cosine_embedding_loss(*self.alignment(questions, key))
             reached = loss.requires_grad
             if reached or not self.answer_weight:
                 yield self.align_weight * loss
         if self.answer_weight:
-            loss = self.adapter.answer_loss(questions)
+            loss = self.adapter.answer_loss(questions, key)
             if loss.requires_grad or not reached:
                 yield self.answer_weight * loss
 
-    def _drift(self, questions):
-        logits, _, mask = self.adapter.answer_logits(questions)
+    def _drift(self, questions, key):
+        logits, _, mask = self.adapter.answer_logits(questions, key=key, passing=True)
         kept = [self._frozen[question] for question in questions]
         count = kept[0][0].shape[-1]
         ids = torch.zeros(*mask.shape, count, dtype=torch.long, device=mask.device)

@@ -3,6 +3,8 @@
     alignment = CaptionAlignment(adapter, questions, clip, tokenizer)     # a CLIP text tower is given
     alignment = DirectionAlignment(adapter, forget, retain)               # without one
     found, wanted = alignment(questions)                                  # two [B, E]
+
+A key given with the questions names them to the prefix cache, within a round.
 """
 
 import torch
@@ -51,8 +53,8 @@ class CaptionAlignment:
         if self.projection is not None:
             self.projection = self.projection.weight.detach().float().clone()
 
-    def __call__(self, questions):
-        found = self.adapter.pooled_features(questions)
+    def __call__(self, questions, key=None):
+        found = self.adapter.pooled_features(questions, key)
         if self.projection is not None:
             found = found @ self.projection.to(found.device).T
         wanted = torch.stack([self.features[q.image.caption] for q in questions]).to(found.device)
@@ -89,6 +91,6 @@ class DirectionAlignment:
             total = total + self.adapter.projected_features(one_each[start : start + batch_size]).to(dtype).sum(dim=0)
         return (total / len(one_each)).float()
 
-    def __call__(self, questions):
-        found = self.adapter.projected_features(questions) - self.centre
+    def __call__(self, questions, key=None):
+        found = self.adapter.projected_features(questions, key) - self.centre
         return found, self.direction.expand_as(found)

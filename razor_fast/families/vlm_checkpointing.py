@@ -35,6 +35,7 @@ class Checkpointing:
         # Renamed in transformers 5.23; the old name warns there.
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": False})  # the other kind loses the gradients of a tower whose input has none
+        model.disable_input_require_grads()  # for the other kind: gradients would pass through all that lies before an edit
 
     @contextmanager
     def __call__(self):

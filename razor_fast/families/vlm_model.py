@@ -209,37 +209,42 @@ class VlmAdapter:
 
     # -- what a loss or a metric asks for
 
-    def answer_logits(self, questions, answers=None, key=None):
+    def answer_logits(self, questions, answers=None, key=None, passing=False):
         """Logits at the places of the answers, in fp32, with what should stand there.
 
         answers: lists of ids in place of the questions' own. key: names these questions and answers to the prefix cache, whenever
-        they are asked again; None asks without it. Returns logits [B, K, V], targets int64 [B, K] and mask bool
-        [B, K], K the longest answer; each answer ends with the end token, at the last place.
+        they are asked again; None asks without it. passing: they come again within this round only. Returns logits
+        [B, K, V], targets int64 [B, K] and mask bool [B, K], K the longest answer; each answer ends with the end token, at the
+        last place.
         """
         inputs, targets, mask = self._asked(questions, answers)
         longest = targets.shape[1]
 
         def run():
-            with self._checkpointed(), self._kept_images(key):
+            with self._checkpointed(), self._kept_images(key, passing):
                 logits = self.model(**inputs, use_cache=False, logits_to_keep=longest + 1).logits
             return logits[:, -longest - 1 : -1].float()
 
-        logits = run() if key is None else self.prefix("language", key, run)
+        logits = self._reusing("language", key, run, passing)
         return logits, targets.to(logits.device), mask.to(logits.device)
 
-    def answer_loss(self, questions):
+    def answer_loss(self, questions, key=None):
         """losses.answer_loss of the questions' own answers; where the model ends in one linear layer, a few rows of logits at a
-        time, so that a large vocabulary does not set the peak."""
+        time, so that a large vocabulary does not set the peak. key: names the questions to the prefix cache, within a round."""
         head, body = self.model.get_output_embeddings(), getattr(self.model, "model", None)
         text = self.model.config.get_text_config()
         scaled = any(getattr(text, name, None) for name in ("final_logit_softcapping", "logit_scale", "logits_scaling"))
         # over several ranks the head and what lies outside the blocks are whole only inside the model's own forward
         if not isinstance(head, torch.nn.Linear) or body is None or scaled or Wrapping.lies_in_shards(self.model):
-            return losses.answer_loss(*self.answer_logits(questions))
+            return losses.answer_loss(*self.answer_logits(questions, key=key, passing=True))
         inputs, targets, mask = self._asked(questions)
         longest = targets.shape[1]
-        with self._checkpointed():
-            hidden = body(**inputs, use_cache=False).last_hidden_state[:, -longest - 1 : -1].to(head.weight.device)
+
+        def run():
+            with self._checkpointed(), self._kept_images(key, passing=True):
+                return body(**inputs, use_cache=False).last_hidden_state[:, -longest - 1 : -1]
+
+        hidden = self._reusing("language", key, run, passing=True).to(head.weight.device)
         return losses.linear_answer_loss(
             hidden, head.weight, targets.to(hidden.device), mask.to(hidden.device), head.bias
         )
@@ -256,22 +261,27 @@ class VlmAdapter:
         mask = torch.arange(longest, device=targets.device)[None, :] >= longest - lengths[:, None]
         return inputs, targets, mask
 
-    def projected_features(self, questions):
-        """Mean of the image tokens that the language model is given: fp32 [B, D], with gradients where asked for."""
+    def projected_features(self, questions, key=None):
+        """Mean of the image tokens that the language model is given: fp32 [B, D], with gradients where asked for. key: names the
+        questions to the prefix cache, within a round."""
         images = self._image_inputs(questions)
-        with self._checkpointed():
+        with self._checkpointed(), self._kept_images(key, passing=True):
             found = self.model.get_image_features(**images)
         found = getattr(found, "pooler_output", found)
         rows = [one.reshape(-1, one.shape[-1]).float().mean(dim=0) for one in found]
         return torch.stack(rows[: len(questions)])
 
-    def pooled_features(self, questions):
-        """The vision tower's own pooled feature of each whole image: fp32 [B, D]."""
+    def pooled_features(self, questions, key=None):
+        """The vision tower's own pooled feature of each whole image: fp32 [B, D]. key: as above."""
         pixels = self._image_inputs(questions)["pixel_values"]
         if pixels.dim() == 5:  # the whole image first, then its tiles
             pixels = pixels[:, 0]
-        with self._checkpointed():
-            pooled = getattr(self.vision_tower(pixels), "pooler_output", None)
+
+        def run():
+            with self._checkpointed():
+                return getattr(self.vision_tower(pixels), "pooler_output", None)
+
+        pooled = self._reusing("vision", None if key is None else (*key, "pooled"), run, passing=True)
         if pooled is None or len(pooled) != len(questions):
             raise ModelError(
                 f"the vision tower ({type(self.vision_tower).__name__}) gives no pooled feature for an image, so captions "
@@ -279,8 +289,12 @@ class VlmAdapter:
             )
         return pooled.float()
 
+    def _reusing(self, tower, key, run, passing):
+        """run(), through the prefix cache where there is a key."""
+        return run() if key is None else self.prefix(tower, key, run, passing)
+
     @contextlib.contextmanager
-    def _kept_images(self, key):
+    def _kept_images(self, key, passing=False):
         """Context: what the language model is given of the images of `key` comes through the prefix cache."""
         inner = getattr(self.model, "model", self.model)
         plain = getattr(inner, "get_image_features", None)
@@ -295,7 +309,7 @@ class VlmAdapter:
             return found
 
         def features(*arguments, **options):
-            return self.prefix("vision", key, lambda: run(*arguments, **options))
+            return self.prefix("vision", key, lambda: run(*arguments, **options), passing)
 
         inner.get_image_features = features
         try:

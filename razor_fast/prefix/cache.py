@@ -12,7 +12,7 @@ import torch
 
 from ..contents import content_numbers
 from ..errors import ConfigError
-from .tower import Recorded, same_bits
+from .tower import Recorded, same_bits, takes_gradient
 
 __all__ = ["PrefixCache"]
 
@@ -72,7 +72,8 @@ class PrefixCache:
         self._cuts.clear()
 
     def pass_on(self):
-        """Let go of what was kept of passing batches."""
+        """Let go of what was kept of passing batches, and keep no more of them until the next watch()."""
+        self._watched = False
         for key in self._passing:
             self._outputs.pop(key, None)
             self._cuts.pop(key, None)
@@ -96,7 +97,10 @@ class PrefixCache:
         if now in kept:
             self.spared += 1
         else:
-            kept[now] = self._run(name, tower, key, run, len(tower.blocks), passing)
+            output = self._run(name, tower, key, run, len(tower.blocks), passing)
+            if takes_gradient(output):  # by something else than the tower's parameters
+                return output
+            kept[now] = output
             if len(kept) > OUTPUTS:
                 del kept[next(iter(kept))]
         return kept[now]
@@ -115,13 +119,13 @@ class PrefixCache:
         """The output, from the deepest cut that is at most `last`, up to which what is recorded takes no gradient."""
         found, start = {}, self._deepest(name, tower, key, last)
         cut = 0 if start is None else start[0]
-        with tower.recording([d for d in self._wanted[name] if cut < d <= last], found):
+        with tower.recording([d for d in self._wanted[name] if cut < d <= last], found) as outputs:
             if start is None:
                 self.whole += 1
                 output = run()
             else:
                 self.started += 1
-                with tower.starting(cut, self._back(tower, start[1])):
+                with tower.starting(cut, self._back(tower, start[1]), outputs):
                     output = run()
         if start is not None and (name, cut) not in self._trusted:
             whole = run()
@@ -147,6 +151,8 @@ class PrefixCache:
         return recorded if self.where == "device" else recorded.on(next(iter(tower.parameters.values())).device)
 
     def _keep(self, key, numbers, recorded, passing):
+        if takes_gradient(recorded.output):
+            return
         room, going = self.limit - recorded.nbytes, []
         if not passing:  # passing batches go first; then the oldest, but for those of the present search
             going = [k for k in self._cuts if k in self._passing]
