@@ -107,7 +107,8 @@ def build_task(config: DiffusionRunConfig, prompts: Prompts, images) -> Diffusio
         keep=task.keep_drawn,
         align_weight=task.align_weight, noise_weight=task.noise_weight, drawing=_drawing(config.evaluation),
         drift_samples=task.drift_samples, batch_size=task.batch_size, gradient_batches=task.gradient_batches,
-        autocast=task.autocast, gradient_checkpointing=task.gradient_checkpointing, reference=reference, quality=quality,
+        autocast=task.autocast, gradient_checkpointing=task.gradient_checkpointing, cache_memory=task.cache_memory,
+        cache_in=task.cache_in, reference=reference, quality=quality,
         seed=config.seed,
     )  # fmt: skip
 

@@ -13,6 +13,7 @@ import torch
 
 from ..errors import ConceptError, ConfigError, NonFiniteError
 from ..memory import memory_advice
+from ..prefix import PrefixCache
 from ..threads import fixed
 from . import diffusion_audit, diffusion_erasing, diffusion_judging, diffusion_losses, diffusion_training
 from .diffusion_data import frozen_predictions, pixels, retained, training_latents
@@ -36,7 +37,9 @@ class DiffusionTask:
     align_weight, noise_weight: of the two forget losses, text-encoder alignment and noise prediction; zero leaves one out.
     drawing: {"validation" | "test": Drawing}. drift_samples: places at which drift from the frozen model is measured.
     batch_size: of a micro-batch; gradient_batches: micro-batches of each side per round. autocast: "bf16" or "fp16" computes
-    in mixed precision. gradient_checkpointing: of the denoiser. reference: a pipeline that never saw the concept.
+    in mixed precision. gradient_checkpointing: of the denoiser. cache_memory: bytes of the denoiser's activations that probes and
+    walks may reuse (prefix/), kept in cache_in ("device" or "ram"); any value gives the same edit, None reuses nothing.
+    reference: a pipeline that never saw the concept.
     quality: image_quality.ImageQuality, measured on the retained test images; its FID needs `images`.
 
     Latents, text embeddings and the frozen model's predictions are cached here, so build the task before the model is edited;
@@ -65,6 +68,8 @@ class DiffusionTask:
         gradient_batches=4,
         autocast=None,
         gradient_checkpointing=False,
+        cache_memory=256 * 2**20,
+        cache_in="device",
         reference=None,
         quality=None,
         seed=0,
@@ -87,7 +92,7 @@ class DiffusionTask:
         self.retain_metrics = ("in_domain_accuracy",)
         if prompts.other in self.classifiers:
             self.retain_metrics += ("cross_domain_accuracy",)
-        self._use(pipeline)
+        self._use(pipeline, cache_memory, cache_in)
         if unknown_everywhere(self.adapter, self.concept):
             raise ConceptError(
                 f"no tokenizer of the pipeline knows a token of {self.concept!r}, so no prompt can ask for it; correct the "
@@ -110,10 +115,11 @@ class DiffusionTask:
 
         return cls(load_pipeline(folder, precision=precision, device=device), prompts, **options)
 
-    def _use(self, pipeline):
+    def _use(self, pipeline, cache_memory, cache_in):
         self.pipeline, self.adapter = pipeline, adapter_for(pipeline)
         self.model = self.adapter.model.eval()
         self.texts = TextCache(self.adapter)
+        self.prefix = PrefixCache(self.adapter.towers(), cache_memory, large=("denoiser",), where=cache_in)
 
     @fixed
     def _freeze(self, images, train_images, keep, drift_samples):
@@ -175,6 +181,12 @@ class DiffusionTask:
         texts = self.texts([drift.prompts[r] for r in rows])
         return self.adapter.guided(drift.noisy[rows], drift.timesteps[rows], texts, self.texts.empty(), self.guidance)
 
+    def reused(self, key, run, passing=False):
+        """run(), an answer of the denoiser, or the same from what is kept of one. key: of all that decides its input besides what
+        prompts are encoded to. passing: see PrefixCache."""
+        state = None if self.texts.trainable() else self.texts.state  # with a gradient, nothing comes before the first block
+        return self.prefix("denoiser", (*key, state), run, passing)
+
     @contextmanager
     def computing(self, side):
         """Context of a loss: mixed precision, and out of memory said with what to lower."""
@@ -223,7 +235,7 @@ class DiffusionTask:
     def on(self, pipeline):
         """This task with another pipeline of the same kind in the original's place: prompts, seeds and classifiers stay."""
         other = copy.copy(self)
-        other._use(pipeline)
+        other._use(pipeline, self.prefix.limit, self.prefix.where)
         return other
 
     def snapshot(self):

@@ -8,6 +8,7 @@ Images are drawn by the pipeline's own call. What was drawn to train on can be k
 import copy
 import inspect
 import math
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -21,14 +22,16 @@ from ..memory import memory_advice
 __all__ = ["denoise_until", "generate", "generate_latents"]
 
 
-def generate(adapter, texts, prompts, seeds, *, steps, guidance, size=None, batch_size=8):
+def generate(adapter, texts, prompts, seeds, *, steps, guidance, size=None, batch_size=8, first=None):
     """One image a prompt, through the pipeline's own call and its own scheduler.
 
     adapter: PipelineAdapter. texts: TextCache. prompts: list[str]; seeds: list[int], as many. size: side in pixels, None: the
-    pipeline's own. Returns float32 [N, 3, H, W] in [0, 1] on the CPU; NaN where the pipeline overflows.
+    pipeline's own. first: called with (number of the batch, run) for the denoiser's first answer in each batch, and gives back
+    run() or the same: seeds and prompts decide the input of that answer, whatever the denoiser holds.
+    Returns float32 [N, 3, H, W] in [0, 1] on the CPU; NaN where the pipeline overflows.
     Raises ConfigError for what the pipeline cannot draw, DeviceMemoryError saying what to lower.
     """
-    return torch.cat(list(_batches(adapter, texts, prompts, seeds, steps, guidance, size, batch_size, "pt")))
+    return torch.cat(list(_batches(adapter, texts, prompts, seeds, steps, guidance, size, batch_size, "pt", first)))
 
 
 def generate_latents(adapter, texts, prompts, seeds, *, steps, guidance, size=None, batch_size=8, keep=None):
@@ -81,7 +84,7 @@ def denoise_until(adapter, noise, conditioning, empty, *, steps, until, guidance
 
 
 @torch.no_grad()
-def _batches(adapter, texts, prompts, seeds, steps, guidance, size, batch_size, output):
+def _batches(adapter, texts, prompts, seeds, steps, guidance, size, batch_size, output, first=None):
     if len(prompts) != len(seeds) or not prompts:
         raise ConfigError(
             f"{len(prompts)} prompts and {len(seeds)} seeds were given; expected one seed for each prompt"
@@ -97,12 +100,13 @@ def _batches(adapter, texts, prompts, seeds, steps, guidance, size, batch_size, 
     try:
         for name in aside:
             setattr(pipeline, name, None)
-        for start in range(0, len(prompts), batch_size):
+        for number, start in enumerate(range(0, len(prompts), batch_size)):
             chunk = list(prompts[start : start + batch_size])
             generators = [torch.Generator().manual_seed(seed) for seed in seeds[start : start + batch_size]]
-            with memory_advice("drawing images", "evaluation.batch_size, or the image size"):
+            told = adapter.call_arguments(texts(chunk), empty)
+            with memory_advice("drawing images", "evaluation.batch_size, or the image size"), _first(adapter, number, first):
                 found = pipeline(
-                    **adapter.call_arguments(texts(chunk), empty),
+                    **told,
                     num_inference_steps=steps,
                     guidance_scale=guidance,
                     height=size,
@@ -114,3 +118,28 @@ def _batches(adapter, texts, prompts, seeds, steps, guidance, size, batch_size, 
     finally:
         for name, component in aside.items():
             setattr(pipeline, name, component)
+
+
+@contextmanager
+def _first(adapter, number, first):
+    """Context: the denoiser's first answer inside comes from first(number, run)."""
+    module = adapter.denoising_module
+    own = module.__dict__.get("forward")
+    plain = module.forward
+
+    def give_back():
+        if own is None:
+            module.__dict__.pop("forward", None)
+        else:
+            module.__dict__["forward"] = own
+
+    def run(*arguments, **options):
+        give_back()
+        return first(number, lambda: plain(*arguments, **options))
+
+    if first is not None:
+        module.__dict__["forward"] = run
+    try:
+        yield
+    finally:
+        give_back()

@@ -81,5 +81,6 @@ def draw(task, part):
             guidance=drawing.guidance,
             size=drawing.size,
             batch_size=drawing.batch_size,
+            first=lambda number, run: task.reused((part, number), run),
         )
     return images, prompts

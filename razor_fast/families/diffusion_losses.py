@@ -3,6 +3,8 @@
 Pure functions of a DiffusionTask; the mathematics stands in docs/method.md.
 """
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 
@@ -22,7 +24,7 @@ def losses_of(task, side, round_index, seed):
     draw = (seed + task.seed) * 100_003 + 3 * round_index + SIDES.index(side)
     generator = torch.Generator().manual_seed(draw)
     if side == "mismatch":
-        yield from _drift_losses(task, generator)
+        yield from _drift_losses(task, generator, (side, round_index, seed))
         return
     weight = 1.0
     if side == "forget":
@@ -31,10 +33,10 @@ def losses_of(task, side, round_index, seed):
             yield task.finite(task.align_weight * alignment(task), side)
         weight = task.noise_weight
     if weight:
-        yield from _prediction_losses(task, side, weight, generator)
+        yield from _prediction_losses(task, side, weight, generator, (side, round_index, seed))
 
 
-def _prediction_losses(task, side, weight, generator):
+def _prediction_losses(task, side, weight, generator, key):
     latents, captions = task.latents[side], task.captions[side]
     order = torch.randperm(len(latents), generator=generator).tolist()
     wanted = min(task.batch_size * task.gradient_batches, max(len(latents), task.batch_size))
@@ -47,7 +49,8 @@ def _prediction_losses(task, side, weight, generator):
         here = slice(start, start + len(chunk))
         timesteps, noisy, target = task.process.draw(clean, noise[here].to(clean), places[here])
         with task.computing(side):
-            found = task.adapter.predict(noisy, timesteps, task.texts([captions[r] for r in chunk]))
+            texts = task.texts([captions[r] for r in chunk])
+            found = task.reused((*key, start), partial(task.adapter.predict, noisy, timesteps, texts), passing=True)
             loss = losses.prediction_loss(found, target)
         yield task.finite(weight * loss * (len(chunk) / wanted), side)
 
@@ -79,13 +82,13 @@ def drift_batch(task):
     return max(task.batch_size // (2 if guided else 1), 1)
 
 
-def _drift_losses(task, generator):
+def _drift_losses(task, generator, key):
     total, size = len(task.drift.prompts), drift_batch(task)
     wanted = min(total, task.batch_size * task.gradient_batches)
     rows = torch.randperm(total, generator=generator)[:wanted].tolist()
     for start in range(0, wanted, size):
         chunk = rows[start : start + size]
         with task.computing("mismatch"):
-            found = task.guided(chunk)
+            found = task.reused((*key, start), partial(task.guided, chunk), passing=True)
             loss = losses.prediction_loss(found, task.drift.predictions[chunk].to(found.device))
         yield task.finite(loss * (len(chunk) / wanted), "mismatch")

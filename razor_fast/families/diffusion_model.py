@@ -15,6 +15,7 @@ from torch import nn
 
 from ..errors import ModelError
 from ..precision import wide
+from ..prefix import Across, Tower
 
 __all__ = ["Conditioning", "PipelineModel", "adapter_for", "supported_pipelines"]
 
@@ -122,6 +123,26 @@ class PipelineAdapter:
                 f"the {self.denoiser} of this {self.kind} takes {config.in_channels} channels where its VAE gives "
                 f"{self.latent_channels}: an inpainting or upscaling model, which is not supported. Give the text-to-image model"
             )
+
+    # -- what does not change
+
+    #: what the denoiser uses after its blocks only
+    denoiser_tail = ("conv_norm_out", "conv_out")
+
+    def towers(self):
+        """What the prefix cache cuts: "denoiser", for whose blocks the text encoders come before."""
+        parts = {name: getattr(self.model, name) for name in (*self.encoders, self.denoiser)}
+        tail = [f"{self.denoiser}.{name}" for name in self.denoiser_tail]
+        blocks, across = self._blocks()
+        return {"denoiser": Tower(self.model, parts, tail, body=self.denoising_module, blocks=blocks, across=across)}
+
+    def _blocks(self):
+        """(the denoiser's blocks as they run, prefix.Across)."""
+        unet = self.denoising_module
+        down, up = list(unet.down_blocks), list(unet.up_blocks)
+        before = [unet.conv_in, *down, *([unet.mid_block] if unet.mid_block is not None else [])]
+        takes = {len(before) + place: len(block.resnets) for place, block in enumerate(up)}
+        return [*before, *up], Across(1 + len(down), takes)
 
     # -- images and latents
 
@@ -231,8 +252,12 @@ class StableDiffusion3Adapter(PipelineAdapter):
     """Stable Diffusion 3: MMDiT, two CLIP text encoders and T5, which may be left out."""
 
     denoiser = "transformer"
+    denoiser_tail = ("norm_out", "proj_out")
     encoder_names = ("text_encoder", "text_encoder_2", "text_encoder_3")
     required_encoders = ("text_encoder", "text_encoder_2")
+
+    def _blocks(self):
+        return list(self.denoising_module.transformer_blocks), None
 
     def encode(self, prompts):
         prompts = list(prompts)
@@ -256,7 +281,12 @@ class FluxAdapter(PipelineAdapter):
     denoiser = "transformer"
     encoder_names = ("text_encoder", "text_encoder_2")
     required_encoders = ("text_encoder", "text_encoder_2")
+    denoiser_tail = ("norm_out", "proj_out")
     guidance = 3.5  # what the distilled model is asked for; the guidance scale of the task takes its place
+
+    def _blocks(self):
+        denoiser = self.denoising_module
+        return [*denoiser.transformer_blocks, *denoiser.single_transformer_blocks], None
 
     def _check_channels(self):
         channels = self.pipeline.transformer.config.in_channels

@@ -6,6 +6,8 @@
 What comes back is a families.diffusion_model.Conditioning.
 """
 
+import itertools
+
 import torch
 
 from ..contents import content_numbers
@@ -24,6 +26,13 @@ class TextCache:
 
     def __init__(self, adapter):
         self.adapter, self.kept, self._states = adapter, {}, {}
+        self._numbers, self._fresh = {}, itertools.count()
+
+    @property
+    def state(self):
+        """A number that stands for what is kept now: the same number, the very same embeddings."""
+        self._forget_old()
+        return self._numbers[id(self.kept)]
 
     @property
     def parameters(self):
@@ -64,6 +73,9 @@ class TextCache:
         now = content_numbers(self.parameters)
         self.kept = self._states.pop(now, {})
         self._states = dict(list(self._states.items())[-1:]) | {now: self.kept}  # the last two states of the encoders
+        known = {id(kept) for kept in self._states.values()}
+        self._numbers = {key: number for key, number in self._numbers.items() if key in known}
+        self._numbers.setdefault(id(self.kept), next(self._fresh))
 
     def _rows(self, conditioning, index):
         return conditioning.rows(torch.tensor(index, device=conditioning.embeddings.device))

@@ -6,7 +6,18 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from .sections import Device, Lines, MethodSection, Name, RazorSection, Run, Section, SourceSection
+from .sections import (
+    CacheIn,
+    CacheMemory,
+    Device,
+    Lines,
+    MethodSection,
+    Name,
+    RazorSection,
+    Run,
+    Section,
+    SourceSection,
+)
 
 __all__ = ["DiffusionRunConfig", "PipelineSection"]
 
@@ -94,6 +105,8 @@ class DiffusionTaskSection(Section):
     drift_samples: int = Field(32, ge=1, description="places at which drift from the frozen model is measured")
     autocast: Literal["bf16", "fp16"] | None = Field(None, description="mixed precision, beside fp32 weights")
     gradient_checkpointing: bool = Field(False, description="of the denoiser: less memory, a third more time")
+    cache_memory: CacheMemory = 256 * 2**20
+    cache_in: CacheIn = "device"
 
     @model_validator(mode="after")
     def _some_loss(self):
