@@ -434,6 +434,20 @@ def checkpointed(stack, folder, edit, name="hf siglip"):
             edit.apply(model)
 
 
+def saved(kind, folder):
+    """Save a folder's model, sharded, with torch.distributed.checkpoint beside its config.json. kind: its class."""
+    import diffusers
+    import torch.distributed.checkpoint as dcp
+    import transformers
+    from torch.distributed.checkpoint.state_dict import get_model_state_dict
+
+    from razor_fast.cli.launching import shard as launch
+
+    model = getattr(transformers if hasattr(transformers, kind) else diffusers, kind).from_pretrained(folder)
+    launch(model)
+    dcp.save({"model": get_model_state_dict(model), "step": 7}, checkpoint_id=folder)
+
+
 def restored(stack, folder, edit, name="hf siglip"):
     """Whether a checkpoint that was merged elsewhere holds the edit, once torch's own loader has read it into another stack."""
     import torch.distributed.checkpoint as dcp

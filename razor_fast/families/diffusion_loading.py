@@ -2,7 +2,7 @@
 
     pipeline = load_pipeline("stable-diffusion-v1-5", precision="bf16", device="auto")
 
-Nothing is downloaded. Calls loading.py and errors only; diffusers and torch are imported when needed.
+Nothing is downloaded. Calls loading.py, checkpoint_folders.py and errors only; diffusers and torch are imported when needed.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import ModelError
+from .checkpoint_folders import diffusers_part, has_weights, transformers_model
 from .loading import _explain, _import, _read_json, choose_device, quiet
 
 __all__ = ["check_pipeline", "load_pipeline"]
@@ -68,12 +69,13 @@ def _check_part(folder, kind):
         )
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder} has no config.json; copy the whole {kind}")
-    if not any(next(folder.glob(pattern), None) for pattern in WEIGHTS):
+    if not has_weights(folder, WEIGHTS):
         raise ModelError(f"{folder} holds no weights ({', '.join(WEIGHTS[:2])}); copy the whole {kind}")
 
 
 def load_pipeline(folder, *, precision="fp32", device="auto"):
-    """The DiffusionPipeline in a local folder, on its device. precision: fp32, bf16 or fp16, of every parameter.
+    """The DiffusionPipeline in a local folder, on its device; a component's weights may be those of torch.distributed.checkpoint.
+    precision: fp32, bf16 or fp16, of every parameter.
 
     Raises ModelError: what check_pipeline says, and weights that do not fit or are missing in part.
     """
@@ -105,10 +107,8 @@ def load_pipeline(folder, *, precision="fp32", device="auto"):
 
 def _load_part(maker, folder, dtype):
     """One model of the pipeline. Both libraries fill what is missing with random values and go on: refused here."""
-    options = {} if maker.__module__.startswith("transformers") else {"low_cpu_mem_usage": False}
-    model, report = maker.from_pretrained(
-        str(folder), dtype=dtype, local_files_only=True, output_loading_info=True, **options
-    )
+    load = transformers_model if maker.__module__.startswith("transformers") else diffusers_part
+    model, report = load(maker, folder, dtype=dtype)
     missing = sorted(report["missing_keys"])
     if missing:
         raise ModelError(

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import ModelError
-from ..state_names import is_checkpoint_folder, plain
+from ..state_names import is_checkpoint_folder
+from .checkpoint_folders import has_weights, saved_weights, transformers_model
 
 __all__ = ["LoadedClip", "check_clip", "choose_device", "load_clip"]
 
@@ -165,10 +166,7 @@ def _load_open_clip(section) -> LoadedClip:
                 identifier, pretrained=None if sharded else section.pretrained, precision=precision
             )
             if sharded:
-                from ..distributed import CheckpointFolder
-
-                saved = CheckpointFolder(sharded)
-                model.load_state_dict({plain(name): saved.tensor(name) for name in saved.names})
+                model.load_state_dict(saved_weights(sharded))
             tokenizer = open_clip.get_tokenizer(identifier)
     except Exception as error:  # from files, downloads and constructors of three libraries
         raise ModelError(_explain(error, f"open_clip cannot load {identifier}", section.pretrained)) from error
@@ -217,7 +215,7 @@ def _check_transformers(section) -> None:
         remedy = "set model.library: open_clip" if other else "expected what save_pretrained wrote"
         raise ModelError(f"{path} has no config.json, so it is no transformers model; {remedy}")
     _kind(_read_json(path / "config.json"), path)
-    if not any(next(path.glob(pattern), None) for pattern in WEIGHTS[:2]):
+    if not has_weights(path, WEIGHTS[:2]):
         raise ModelError(f"{path} holds no weights; expected model.safetensors or pytorch_model.bin")
     needs = {"image preparation": ("preprocessor_config.json", "processor_config.json"),
              "tokenizer": ("tokenizer.json", "tokenizer_config.json", "vocab.json", "spiece.model")}  # fmt: skip
@@ -248,8 +246,8 @@ def _load_transformers(section) -> LoadedClip:
         with quiet():
             config = transformers.AutoConfig.from_pretrained(section.name, **options)
             kind = _kind(config.to_dict(), section.name)
-            model, report = getattr(transformers, TRANSFORMERS_KINDS[kind]).from_pretrained(
-                section.name, config=config, dtype=dtype, output_loading_info=True, **options
+            model, report = transformers_model(
+                getattr(transformers, TRANSFORMERS_KINDS[kind]), section.name, config=config, dtype=dtype, **options
             )
             preprocess = transformers.AutoImageProcessor.from_pretrained(section.name, **options)
             tokenizer = transformers.AutoTokenizer.from_pretrained(section.name, **options)

@@ -2,7 +2,7 @@
 
     model, processor = load_vlm("llava-1.5-7b-hf", precision="bf16", device_map="auto")
 
-Nothing is downloaded. Calls loading.py and errors only; transformers and torch are imported when needed.
+Nothing is downloaded. Calls loading.py, checkpoint_folders.py and errors only; transformers and torch are imported when needed.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import ModelError
+from .checkpoint_folders import has_weights, transformers_model
 from .loading import _explain, _import, _read_json, choose_device, quiet
 
 __all__ = ["LoadedVlm", "check_vlm", "load_text_tower", "load_vlm"]
@@ -42,7 +43,7 @@ def check_vlm(folder) -> None:
                 f"{path} holds a model of type {config.get('model_type')!r} without a {what} (config.json has no {key}); "
                 "expected a vision-language model such as LLaVA"
             )
-    if not any(next(path.glob(pattern), None) for pattern in WEIGHTS):
+    if not has_weights(path, WEIGHTS):
         raise ModelError(f"{path} holds no weights ({', '.join(WEIGHTS[:2])}); copy the whole checkpoint")
     needs = {
         "image processor": ("preprocessor_config.json", "processor_config.json"),
@@ -57,7 +58,8 @@ def check_vlm(folder) -> None:
 
 
 def load_vlm(folder, *, precision="fp32", device="auto", device_map=None) -> LoadedVlm:
-    """The model and the processor in a local folder. precision: fp32, bf16 or fp16, of every parameter.
+    """The model and the processor in a local folder, whose weights save_pretrained wrote, or torch.distributed.checkpoint beside
+    config.json. precision: fp32, bf16 or fp16, of every parameter.
 
     device_map: accelerate's ("auto", "balanced", {module: device}), to spread a model over devices; device: where all of it
     goes without one. Raises ModelError: what check_vlm says, weights that do not fit or are missing in part, no chat template.
@@ -68,13 +70,12 @@ def load_vlm(folder, *, precision="fp32", device="auto", device_map=None) -> Loa
     import torch
 
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    options = {"local_files_only": True}
     try:
         with quiet():
-            model, report = transformers.AutoModelForImageTextToText.from_pretrained(
-                folder, dtype=dtype, device_map=device_map, output_loading_info=True, **options
+            model, report = transformers_model(
+                transformers.AutoModelForImageTextToText, folder, dtype=dtype, device_map=device_map
             )
-            processor = transformers.AutoProcessor.from_pretrained(folder, **options)
+            processor = transformers.AutoProcessor.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # from files and constructors of three libraries
         raise ModelError(_explain(error, f"transformers cannot load {folder}", None)) from error
     missing = sorted(report["missing_keys"])
@@ -99,7 +100,7 @@ def load_text_tower(folder):
     transformers = _import("transformers", "transformers")
     try:
         with quiet():
-            model = getattr(transformers, TEXT_TOWERS[kind]).from_pretrained(folder, local_files_only=True)
+            model, _ = transformers_model(getattr(transformers, TEXT_TOWERS[kind]), folder)
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # from files and constructors of three libraries
         raise ModelError(_explain(error, f"transformers cannot load {folder}", None)) from error

@@ -2,8 +2,8 @@
 
 Only components that the edit touches are written; all else is copied byte for byte. A component may hold its weights
 several times: as safetensors and torch files, and in variants (`diffusion_pytorch_model.fp16.safetensors`), each single
-or sharded. A set that holds the values the edit was made on is edited. Any other set of a touched component is left out,
-since it knows what was forgotten.
+or sharded, and as torch.distributed.checkpoint saved them. A set that holds the values the edit was made on is edited. Any
+other set of a touched component is left out, since it knows what was forgotten.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from pathlib import Path
 
 from ..edit import Edit
 from ..errors import BaseMismatchError, EditError
-from .files import Place, open_weights
+from ..state_names import METADATA, is_checkpoint_folder
+from .files import PIECES, Place, open_weights
 from .folder import Layout, check_shards, holds_weights, visible_files
 from .placing import Side, Wanted, find_places
 
@@ -58,6 +59,8 @@ def lay_out_pipeline(edit: Edit, source: Path, side: Side = "base") -> Layout:
         if str(name) in done:
             continue
         folder = name.parts[0] if len(name.parts) > 1 else ""
+        if f"{folder}/{PIECES}" in done and (name.name == METADATA or name.suffix == ".distcp"):
+            continue
         if holds_weights(name.name) and (folder not in components or folder in touched):
             layout.left_out.append(str(name))  # a single-file checkpoint of the whole pipeline, another format
         else:
@@ -146,4 +149,6 @@ def _weight_sets(folder: Path) -> list[_WeightSet]:
         elif (weights := _WEIGHTS.fullmatch(_SHARD.sub("", path.name))) and _is_model(weights):
             of(weights, weights["variant"] or "").files.append(path.name)
     found = [weights for weights in sets.values() if weights.files or weights.indices]
+    if is_checkpoint_folder(folder):
+        found.append(_WeightSet("", "distcp", [PIECES]))
     return sorted(found, key=lambda weights: (weights.format != "safetensors", weights.variant))

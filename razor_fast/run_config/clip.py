@@ -20,7 +20,7 @@ class ModelSection(Section):
     name: Name | None = Field(
         None,
         description="open_clip: an architecture (ViT-B-32), hf-hub:org/name, or a folder with open_clip_config.json; "
-        "transformers: a folder of save_pretrained, or a hub id",
+        "transformers: a folder of save_pretrained, whose weights may be torch.distributed.checkpoint's, or a hub id",
     )
     pretrained: Name | None = Field(
         None, description="open_clip: a checkpoint file, a folder of torch.distributed.checkpoint, or a tag (laion2b_s34b_b79k)"

@@ -26,7 +26,8 @@ class PipelineSection(Section):
     """Which pipeline, and where it computes."""
 
     folder: Name = Field(
-        description="local folder with model_index.json, as save_pretrained writes it; nothing is downloaded"
+        description="local folder with model_index.json, as save_pretrained writes it; a component's weights may be "
+        "torch.distributed.checkpoint's; nothing is downloaded"
     )
     precision: Literal["fp32", "bf16", "fp16"] = Field(
         "fp32", description="of the weights; an edit fits a folder stored in the same one"

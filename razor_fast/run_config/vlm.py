@@ -16,7 +16,8 @@ class VlmSection(Section):
     """Which model, and where it computes."""
 
     folder: Name = Field(
-        description="local folder with config.json, weights and processor, as save_pretrained writes it; nothing is downloaded"
+        description="local folder with config.json, weights and processor, as save_pretrained writes it; the weights may be "
+        "torch.distributed.checkpoint's; nothing is downloaded"
     )
     text_tower: Name | None = Field(
         None, description="folder of the CLIPModel or SiglipModel that the vision tower was taken from: its text tower encodes "
