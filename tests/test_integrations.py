@@ -97,7 +97,8 @@ def test_what_no_adapter_holds_is_refused_before_anything_is_written(tmp_path):
 
 
 def test_the_open_unlearning_class_of_the_docs_moves_only_the_units_it_chose(tmp_path):
-    """The class of docs/integrations.md, on transformers' Trainer in place of open-unlearning's base class."""
+    """The class of docs/integrations.md, on transformers' Trainer in place of open-unlearning's base class, which takes two arguments
+    more, and with what its load_trainer gives."""
     pytest.importorskip("accelerate")
     import re
 
@@ -105,7 +106,12 @@ def test_the_open_unlearning_class_of_the_docs_moves_only_the_units_it_chose(tmp
 
     text = (Path(__file__).resolve().parents[1] / "docs" / "integrations.md").read_text()
     source = re.search(r"```python\n(.*?)```", text[text.index("## open-unlearning") :], re.DOTALL)[1]
-    space = {"UnlearnTrainer": Trainer}
+
+    class UnlearnTrainer(Trainer):
+        def __init__(self, evaluators=None, template_args=None, *args, **options):
+            super().__init__(*args, **options)
+
+    space = {"UnlearnTrainer": UnlearnTrainer}
     exec(source.replace("from trainer.unlearn.base import UnlearnTrainer\n", ""), space)
     example = load("trainer_callback")
     forget, retain = ({"input_ids": x, "attention_mask": torch.ones_like(x), "labels": x} for x in map(example.sentences, (3, 4)))
@@ -116,7 +122,8 @@ def test_the_open_unlearning_class_of_the_docs_moves_only_the_units_it_chose(tmp
         disable_tqdm=True, learning_rate=1e-2, remove_unused_columns=False, max_grad_norm=0.0,
     )  # fmt: skip
     collate = lambda _: {"forget": forget, "retain": retain}  # noqa: E731
-    trainer = space["RAZOR"](model=model, args=arguments, train_dataset=[{}] * 4, data_collator=collate, units=2)
+    given = dict(train_dataset=[{}] * 4, eval_dataset=None, data_collator=collate, evaluators=None, template_args={})
+    trainer = space["RAZOR"](model=model, args=arguments, **given, units=2)
     trainer.train()
     for name, parameter in model.named_parameters():
         moved = (parameter.detach() != before[name]).reshape(rf.matrix.matrix_shape(parameter.shape))
