@@ -97,8 +97,8 @@ def test_what_no_adapter_holds_is_refused_before_anything_is_written(tmp_path):
 
 
 def test_the_open_unlearning_class_of_the_docs_moves_only_the_units_it_chose(tmp_path):
-    """The class of docs/integrations.md, on transformers' Trainer in place of open-unlearning's base class, which takes two arguments
-    more, and with what its load_trainer gives."""
+    """The class of docs/integrations.md, on transformers' Trainer in place of open-unlearning's base class, which takes two
+    arguments more, and with what its load_trainer gives."""
     pytest.importorskip("accelerate")
     import re
 
