@@ -8,6 +8,7 @@ and encodes images, each with gradients where parameters ask for them, through t
 some. Nothing here imports diffusers: a pipeline is recognised by the name of its class.
 """
 
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,7 @@ from torch import nn
 from ..errors import ModelError
 from ..precision import wide
 from ..prefix import Across, Tower
+from .diffusion_rows import EncoderRows
 
 __all__ = ["Conditioning", "PipelineModel", "adapter_for", "supported_pipelines"]
 
@@ -85,6 +87,8 @@ class PipelineAdapter:
             )
         self.model = PipelineModel(pipeline)
         self.encoders = tuple(n for n in self.encoder_names if getattr(pipeline, n, None) is not None)
+        encoders = (getattr(self.model, name) for name in self.encoders)
+        self._rows = [EncoderRows(encoder) for encoder in encoders if type(encoder).__name__ == "T5EncoderModel"]
         self._check_channels()
 
     # -- shapes and devices
@@ -161,6 +165,14 @@ class PipelineAdapter:
         return latents
 
     # -- text
+
+    @contextmanager
+    def encoding(self):
+        """Context: what a T5 that stands still says of a prompt is computed once (diffusion_rows.py)."""
+        with ExitStack() as stack:
+            for rows in self._rows:
+                stack.enter_context(rows())
+            yield
 
     def encode(self, prompts):
         """list[str] -> Conditioning of as many rows, with gradients where text encoders ask for them."""

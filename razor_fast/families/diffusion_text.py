@@ -48,10 +48,11 @@ class TextCache:
         unique = list(dict.fromkeys(prompts))
         if self.trainable():
             place = {prompt: row for row, prompt in enumerate(unique)}
-            return self._rows(self.adapter.encode(unique), [place[p] for p in prompts])
+            with self.adapter.encoding():
+                return self._rows(self.adapter.encode(unique), [place[p] for p in prompts])
         self._forget_old()
         missing = [p for p in unique if p not in self.kept]
-        with torch.no_grad():
+        with torch.no_grad(), self.adapter.encoding():
             for start in range(0, len(missing), 64):
                 chunk = missing[start : start + 64]
                 found = self.adapter.encode(chunk)
@@ -62,10 +63,11 @@ class TextCache:
     def empty(self):
         """The Conditioning of no prompt, one row; None where the kind has no classifier-free guidance. Kept as others are."""
         if self.trainable():
-            return self.adapter.encode_empty()
+            with self.adapter.encoding():
+                return self.adapter.encode_empty()
         self._forget_old()
         if None not in self.kept:
-            with torch.no_grad():
+            with torch.no_grad(), self.adapter.encoding():
                 self.kept[None] = self.adapter.encode_empty()
         return self.kept[None]
 
@@ -91,7 +93,8 @@ def pooled_features(adapter, prompts):
         encoder = getattr(adapter.model, name)
         tokens = _tokens(_tokenizer(adapter, name), prompts)
         ids = tokens["input_ids"].to(adapter.device)
-        output = encoder(ids)
+        with adapter.encoding():
+            output = encoder(ids)
         feature = getattr(output, "text_embeds", None)
         if feature is None:
             feature = getattr(output, "pooler_output", None)
