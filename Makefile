@@ -53,6 +53,7 @@ bench: $(STAMPS)/installed
 results: $(STAMPS)/installed
 	$(BIN)/python -m benchmarks.plot benchmarks/results --out docs/figures
 	$(BIN)/python -m benchmarks.results_page
+	$(BIN)/python -m benchmarks.memory_table --measured
 
 lint: $(STAMPS)/installed
 	$(BIN)/ruff check .

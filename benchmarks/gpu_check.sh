@@ -40,7 +40,7 @@ timeout 180 "$python" -m benchmarks.run --device cuda --together --seconds 140 -
 "$python" -m benchmarks.plot "$out" --out "$out" || echo "no figures: matplotlib is not here; draw them from the rows later"
 
 note "memory of a scoring pass over LLaVA-NeXT 8B"
-timeout 70 "$python" -m benchmarks.memory --device cuda --model LLaVA-NeXT-8B --repeats 0 --out "$out" 2>&1 \
+timeout 70 "$python" -m benchmarks.memory --device cuda --model LLaVA-NeXT-8B --part peak --out "$out" 2>&1 \
   | tee "$out/memory.txt" | tail -4 || status=1
 
 note "whole edits of Stable Diffusion 1.5 and LLaVA-NeXT 8B"

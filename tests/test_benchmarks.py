@@ -121,3 +121,23 @@ def test_the_quality_benchmark_explains_itself():
     command = [sys.executable, "-m", "benchmarks.quality.demo_clip", "--help"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and "retrieval stability at least 98" in done.stdout
+
+
+def test_memory_bars_are_held_against_what_was_measured():
+    from benchmarks import memory
+
+    times = [{"model": "ViT-L-14", "way": way, "median_s": seconds} for way, seconds in (("ancestors", 2.0), ("stream", 1.9),
+                                                                                     ("lockstep", 2.1))]  # fmt: skip
+    assert [(what, holds) for what, _, _, holds in memory.bars(times)] == [
+        ("lockstep, time against the ancestors'", False), ("stream, time against the ancestors'", True),
+    ]  # fmt: skip
+    more = {"estimate": 10, "in_flight_share": 0.06, "parameter_bytes": 1}
+    peaks = [row | more | {"peak": peak} for row, peak in zip(times, (90, 37, 9))]
+    found = {what: holds for what, _, _, holds in memory.bars(peaks)}
+    assert len(found) == 7 and found["lockstep, peak against the ancestors'"] and not found["stream, peak against the ancestors'"]
+    assert found["lockstep, estimate off by"] and not found["stream, estimate off by"]
+    assert not found["lockstep, in flight of one gradient"]
+    denoiser = [row | {"model": "SD-1.5-UNet"} for row in peaks]  # no tower: its estimates are asked for, and nothing else
+    assert {what for what, *_ in memory.bars(denoiser)} == {"stream, estimate off by", "lockstep, estimate off by"}
+    eight = [peaks[2] | {"model": "LLaVA-NeXT-8B", "peak": 23e9, "estimate": 22e9, "parameter_bytes": 2e9}]
+    assert [holds for *_, holds in memory.bars(eight)] == [False, True, False]

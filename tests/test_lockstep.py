@@ -293,6 +293,19 @@ def test_separate_micro_batches_are_exact_where_they_agree_and_must_be_asked_for
     assert_clean(model)
 
 
+def test_separate_micro_batches_overstate_what_they_do_not_share():
+    """Gradients on rows of their own: each square comes out as many times too large as there are micro-batches."""
+    model = nn.Embedding(6, 4)
+    units = find_units(model, exclude=())
+
+    def apart():
+        return (model(torch.tensor(row)).sum() / 3 for row in range(3))
+
+    ways = ("together", "separate")
+    exact, found = (score(model, units, apart, apart, mode="lockstep", micro_batches=how).sums for how in ways)
+    torch.testing.assert_close(found[:, 1:], 3 * exact[:, 1:])
+
+
 def test_a_side_that_reaches_a_parameter_in_an_early_micro_batch_only():
     model = TwoTowers()
 

@@ -33,12 +33,15 @@ def test_a_tracker_counts_storages_once_and_sees_them_go():
         assert tracker.now == 0 and tracker.peak == 7200
 
 
-@pytest.mark.parametrize(
-    "name, mode", [("open_clip", "buffers"), ("open_clip", "stream"), ("LLaVA tied", "lockstep"), ("U-Net", "lockstep")]
-)
-def test_the_estimate_is_what_the_pass_takes(name, mode):
+@pytest.mark.parametrize("name", ["open_clip", "U-Net", "SD3 MMDiT", "LLaVA tied"])
+def test_the_estimate_is_what_the_pass_takes(name):
     model, forget, retain = ARCHITECTURES[name](torch.float32)
     units = find_units(model)
+    for mode in ("buffers",) if name == "open_clip" else ("stream", "lockstep"):
+        compare(model, units, forget, retain, mode)
+
+
+def compare(model, units, forget, retain, mode):
     before = {n: (p.detach().clone(), p.requires_grad) for n, p in model.named_parameters()}
     state = torch.get_rng_state()
     options = {} if mode == "lockstep" else {"freeze_others": True}
@@ -72,7 +75,7 @@ def test_the_estimate_takes_micro_batches_for_alike_and_gives_up_past_a_limit():
     units, drawn = find_units(model), []
 
     def many(loss):
-        for number in range(12):
+        for number in range(6):
             drawn.append(number)
             yield loss(model(IDS))
 
@@ -85,7 +88,7 @@ def test_the_estimate_takes_micro_batches_for_alike_and_gives_up_past_a_limit():
         assert found == dry_run(model, units, *losses, mode, **options)
     drawn.clear()
     together = dry_run(model, units, *losses, "lockstep", "together", limit=found // 4)
-    assert together is None and len(drawn) < 24
+    assert together is None and len(drawn) < 12
     assert_clean(model)
 
 
