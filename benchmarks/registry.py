@@ -17,7 +17,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     entry.op: entry
     for entry in (
         Benchmark("segment_stats", {"layers": scoring.layers, "layers_and_heads": scoring.layers_and_heads,
-                                    "heads_against_layers": scoring.heads_against_layers},
+                                    "heads_against_layers": scoring.heads_against_layers, "theta_known": scoring.theta_known},
                   "slug_habit", SMALL, LARGE, copies=4.2, scaling=("layers_and_heads", SCALING)),
         Benchmark("segment_gather", {"all_heads": slices.gather}, "eager", SMALL, LARGE, copies=2),
         Benchmark("segment_scatter_", {"all_heads": slices.scatter}, "eager", SMALL, LARGE, copies=3),

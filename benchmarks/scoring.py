@@ -107,3 +107,21 @@ def heads_against_layers(model: Model) -> Case:
         for name, plan in plans.items()
     }
     return Case("heads_against_layers", providers, "razor_fast_layers")
+
+
+def theta_known(model: Model) -> Case:
+    """Layers and heads with theta read, and with the norms of theta kept from an earlier pass (recording/norms.py)."""
+    inputs = _Inputs(model)
+    want, plan = inputs.truth(heads=True), model.plan(layers=True, heads=True)
+    theta, forget, retain = inputs.lists
+    kept = ops.segment_stats(theta, forget, retain, plan)[:, 0]
+
+    def known():
+        sums = ops.segment_stats(forget, forget, retain, plan)
+        sums[:, 0] = kept
+        return sums
+
+    ways = {"razor_fast_read": (lambda: ops.segment_stats(theta, forget, retain, plan), 3), "razor_fast_kept": (known, 2)}
+    gate = sums_gate(want, TIGHT)
+    providers = {name: Provider(run, gate, reads * model.bytes, 8 * model.elements) for name, (run, reads) in ways.items()}
+    return Case("theta_known", providers, "razor_fast_read")

@@ -13,6 +13,7 @@ from .errors import NoGradientError
 from .recorder import ScoreRecorder, backward_all, score
 from .recording.choosing import Choice, choose
 from .recording.directions import Directions
+from .recording.norms import ThetaNorms
 from .threads import fixed_threads
 
 __all__ = ["GradientSource"]
@@ -28,7 +29,8 @@ class GradientSource:
 
     def __init__(self, task, config, units, cost):
         self.task, self.config, self.cost = task, config, cost
-        self.recorder = ScoreRecorder(task.model, units, freeze_others=True)
+        self.norms = ThetaNorms(units)  # over rounds: theta of what was not edited is read once
+        self.recorder = ScoreRecorder(task.model, units, freeze_others=True, norms=self.norms)
         self.losses, self.memory = {}, None
         self.choice = None  # how scores are taken, settled before the first
         self.directions = None  # of the last scores, where these kept no gradients
@@ -59,12 +61,13 @@ class GradientSource:
         recorder = self.recorder
         recorder.clear()
         found = self._sides(recorder, SIDES if round_index else SIDES[:2], self.draw)
+        spared = self.norms.spared
         with self.cost.timed("scoring"):
             table = recorder.scores(alpha=self.config.alpha, eps=self.config.eps)
         self.memory = recorder.memory_report(**self.choice._asdict())
         read = [p for p in recorder.units.parameters.values()]
         read += [g for side in ("forget", "retain") for g in found[side].values() if g is not None]
-        self.cost.scored_bytes += sum(t.numel() * t.element_size() for t in read)
+        self.cost.scored_bytes += sum(t.numel() * t.element_size() for t in read) - (self.norms.spared - spared)
         return table, found
 
     def _settle(self):
@@ -87,14 +90,16 @@ class GradientSource:
                 self.recorder.units, forget=self.weights["forget"], retain=self.weights["retain"], always=chosen,
                 without=(*rule.get("without", ()), *rule.get("last", ())), alpha=c.alpha, eps=c.eps, **told,
             )  # fmt: skip
+        spared = self.norms.spared
         with self.cost.timed("gradients"), fixed_threads(self.task.model):
             table = score(
                 self.task.model, self.recorder.units, lambda: self._counted(self.task.losses("forget", self.draw, c.seed)),
                 lambda: self._counted(self.task.losses("retain", self.draw, c.seed)), mode=self.choice, alpha=c.alpha, eps=c.eps,
-                directions=self.directions,
+                directions=self.directions, norms=self.norms,
             )  # fmt: skip
         # theta, and both gradients as they come
-        self.cost.scored_bytes += 3 * sum(p.numel() * p.element_size() for p in self.recorder.units.parameters.values())
+        whole = sum(p.numel() * p.element_size() for p in self.recorder.units.parameters.values())
+        self.cost.scored_bytes += 3 * whole - (self.norms.spared - spared)
         self.memory = table.memory_report()
         self.losses = dict(self.memory.losses)
         return table

@@ -54,7 +54,8 @@ class ScoreRecorder:
 
     freeze_others=True sets requires_grad=False on every parameter outside the units inside each block, so that their
     gradients are never formed; the forward pass must then run inside the block. Lockstep always does.
-    directions: recording.directions.Directions, formed while gradients are reduced.
+    directions: recording.directions.Directions, formed while gradients are reduced. norms: recording.norms.ThetaNorms, to read
+    only theta that was written to since they last saw it.
     hold: names of parameters whose gradient comes in several pieces of one backward (reentrant checkpointing of a module that is
     used twice): theirs is reduced at the end.
 
@@ -63,7 +64,8 @@ class ScoreRecorder:
     that another tool's hooks hold).
     """
 
-    def __init__(self, model, units, *, mode="buffers", freeze_others=False, retain_dtype=None, hold=(), directions=None):
+    def __init__(self, model, units, *, mode="buffers", freeze_others=False, retain_dtype=None, hold=(), directions=None,
+                 norms=None):  # fmt: skip
         units.check_model(model)
         frozen = [name for name, p in units.parameters.items() if not p.requires_grad]
         if frozen:
@@ -84,7 +86,7 @@ class ScoreRecorder:
         options = {"buffers": {"freeze_others": freeze_others}, "lockstep": {"hold": hold}}.get(
             mode, {"freeze_others": freeze_others, "retain_dtype": retain_dtype, "hold": hold}
         )
-        self._recording = MODES[mode](model, units, directions=directions, **options)
+        self._recording = MODES[mode](model, units, directions=directions, norms=norms, **options)
         self._open = None
 
     def __enter__(self):
@@ -181,7 +183,7 @@ def _listed(losses):
 
 def score(
     model, units, forget_loss, retain_loss, *, mode="buffers", alpha=0.5, eps=1e-12, retain_dtype=None, hold=(),
-    micro_batches="accumulate", directions=None, measure_memory=False,
+    micro_batches="accumulate", directions=None, norms=None, measure_memory=False,
 ):  # fmt: skip
     """Score all units of a model from two losses.
 
@@ -193,7 +195,7 @@ def score(
     micro_batches: what modes that consume do with several: "accumulate" sums all but the last, which takes a gradient a
     side; "together" (lockstep) holds all their graphs and runs one backward, which takes their activations; "separate" (lockstep)
     takes the sums of each pair of micro-batches and extrapolates: an approximation, see docs/memory.md.
-    directions: Directions of the units that will be edited, formed on the way.
+    directions: Directions of the units that will be edited, formed on the way. norms: ThetaNorms, see ScoreRecorder.
     measure_memory: whether the peak is measured, on a CPU at the cost of some time.
     Returns a ScoreTable, whose memory_report() says what was chosen, why, and what it took. Raises what ScoreRecorder raises, and
     NonFiniteError for a NaN or infinite loss.
@@ -204,8 +206,9 @@ def score(
     if mode != choice.mode:  # the options are of a mode that was not asked for by name
         retain_dtype, hold = (retain_dtype if choice.mode == "stream" else None), (hold if choice.mode != "buffers" else ())
     recorder = ScoreRecorder(
-        model, units, mode=choice.mode, freeze_others=True, retain_dtype=retain_dtype, hold=hold, directions=directions
-    )
+        model, units, mode=choice.mode, freeze_others=True, retain_dtype=retain_dtype, hold=hold, directions=directions,
+        norms=norms,
+    )  # fmt: skip
     device = next(iter(units.parameters.values())).device
     with together(units.wrapping, "scoring"), measured_peak(device, measure_memory) as measured:
         sums = run(recorder._recording, forget_loss, retain_loss, choice.micro_batches)

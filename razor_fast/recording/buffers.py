@@ -16,9 +16,9 @@ class Buffers:
 
     mode = "buffers"
 
-    def __init__(self, model, units, *, freeze_others=False, directions=None):
+    def __init__(self, model, units, *, freeze_others=False, directions=None, norms=None):
         self.model, self.units, self.freeze_others = model, units, freeze_others
-        self.gradients, self.directions = {}, directions
+        self.gradients, self.directions, self.norms = {}, directions, norms
 
     def clear(self):
         self.gradients = {}
@@ -50,8 +50,14 @@ class Buffers:
     def sums(self):
         layout = self.units.layout
         theta = layout.local(self.units.parameters)
-        sides = (list(self.gradients[side].values()) for side in ("forget", "retain"))
-        sums = layout.sum(ops.segment_stats(theta, *sides, self.units.counted))
+        sides = [list(self.gradients[side].values()) for side in ("forget", "retain")]
+        if self.norms is not None:
+            self.norms.begin()
+            theta = [self.norms.operand(*each) for each in zip(self.units.parameters, theta, *sides)]
+        sums = ops.segment_stats(theta, *sides, self.units.counted)
+        if self.norms is not None:
+            self.norms.keep(sums)
+        sums = layout.sum(sums)
         if self.directions is not None:
             self.directions.start()
             both = zip(self.gradients["forget"].items(), self.gradients["retain"].values())

@@ -26,9 +26,9 @@ class Lockstep:
 
     mode = "lockstep"
 
-    def __init__(self, model, units, *, hold=(), directions=None, sparse=True):
+    def __init__(self, model, units, *, hold=(), directions=None, norms=None, sparse=True):
         refuse_foreign_hooks(model, units, self.mode)
-        self.model, self.units, self.directions, self.sparse = model, units, directions, sparse
+        self.model, self.units, self.directions, self.norms, self.sparse = model, units, directions, norms, sparse
         self.hold = frozenset(hold)
         self.clear()
 
@@ -42,7 +42,7 @@ class Lockstep:
 
     def renew(self):
         """Forget what was recorded, on the same leaves: losses computed on them stay good."""
-        self.pairing = Pairing(self.units, self.leaves, hold=self.hold, directions=self.directions)
+        self.pairing = Pairing(self.units, self.leaves, hold=self.hold, directions=self.directions, norms=self.norms)
         self._sums, self._inside_retain = None, 0
 
     def recorded(self, side):

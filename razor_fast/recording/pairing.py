@@ -16,18 +16,18 @@ class Pairing:
     """Arrivals of both sides -> sums.
 
     leaves: {"forget": {name: leaf}, "retain": {name: leaf}}. hold: names whose gradients are left on their leaves until the pass
-    ends, for parameters whose gradient comes in several pieces. directions: Directions to be formed on the way.
+    ends, for parameters whose gradient comes in several pieces. directions: Directions to be formed on the way. norms: of theta.
 
     `partial` keeps what earlier micro-batches gave, `waiting` the whole gradients whose partner is still to come. A side in
     `complete` has no more to give: what it does not hold, it does not reach.
     """
 
-    def __init__(self, units, leaves, *, hold=(), directions=None):
+    def __init__(self, units, leaves, *, hold=(), directions=None, norms=None):
         self.units, self.leaves, self.hold = units, leaves, frozenset(hold)
         self.flight = Flight()
         if directions is not None:
             directions.start()
-        self.sums = PairSums(units, self.flight, directions and directions.receive)
+        self.sums = PairSums(units, self.flight, directions and directions.receive, norms)
         self.partial, self.waiting = {"forget": {}, "retain": {}}, {"forget": {}, "retain": {}}
         self.complete, self.taken = set(), {"forget": set(), "retain": set()}
         self.reached = {"forget": False, "retain": False}

@@ -22,15 +22,18 @@ class Stream:
 
     mode = "stream"
 
-    def __init__(self, model, units, *, retain_dtype=None, hold=(), directions=None, freeze_others=False, sparse=True):
+    def __init__(
+        self, model, units, *, retain_dtype=None, hold=(), directions=None, norms=None, freeze_others=False, sparse=True
+    ):  # fmt: skip
         refuse_foreign_hooks(model, units, self.mode)
         self.model, self.units, self.freeze_others = model, units, freeze_others
         self.retain_dtype, self.hold, self.directions, self.sparse = retain_dtype, hold, directions, sparse
+        self.norms = norms
         self.clear()
 
     def clear(self):
         leaves = {side: dict(self.units.parameters) for side in ("forget", "retain")}
-        self.pairing = Pairing(self.units, leaves, hold=self.hold, directions=self.directions)
+        self.pairing = Pairing(self.units, leaves, hold=self.hold, directions=self.directions, norms=self.norms)
         self._sums = None
 
     def recorded(self, side):

@@ -47,17 +47,21 @@ class PairSums:
 
     Over several ranks each is fed what it holds of a parameter (Layout.gradient), and `finish` adds up, with one all-reduce.
     What is given to `add` is held until its group is full; then it is reduced and let go. on_reduced({name: (g_f, g_r)}, totals):
-    called after each group, before its gradients go.
+    called after each group, before its gradients go. norms: ThetaNorms, which spare reads of theta.
     """
 
-    def __init__(self, units, flight, on_reduced=None):
+    def __init__(self, units, flight, on_reduced=None, norms=None):
         self.units, self.flight, self.on_reduced = units, flight, on_reduced
+        self.norms, self._begun = norms, False
         total = sum(local_tensor(p).numel() for p in units.parameters.values())
         self.limit = min(LARGEST_GROUP, max(1, int(GROUP_SHARE * total)))
         self.totals, self._pending = {}, {}
 
     def add(self, name, forget, retain):
         """The whole gradients of one parameter, either None where that side does not reach it. Dropped once reduced."""
+        if self.norms is not None and not self._begun:
+            self.norms.begin()
+        self._begun = True
         if forget is not None and forget.is_sparse or retain is not None and retain.is_sparse:
             forget, retain = self._add_sparse(name, forget, retain)
         device = self._theta(name).device
@@ -75,10 +79,19 @@ class PairSums:
         found = torch.zeros(len(self.units), 4, dtype=torch.float64, device=first)
         for total in self.totals.values():
             found += total.to(first)
+        if self.norms is not None:
+            self.norms.keep(found)
         return self.units.layout.sum(found)
 
     def _theta(self, name):
         return local_tensor(self.units.parameters[name])
+
+    def _operand(self, name, forget, retain):
+        theta = self._theta(name)
+        return theta if self.norms is None else self.norms.operand(name, theta, forget, retain)
+
+    def _nothing_to_read(self, name, forget, retain):
+        return self.norms is not None and self.norms.nothing_to_read(name, forget, retain)
 
     def _total(self, device):
         if device not in self.totals:
@@ -87,11 +100,13 @@ class PairSums:
 
     def _reduce(self, device):
         group = self._pending.pop(device)
-        plan, index = _group_plan(self.units, tuple(group))
+        read = {n: (self._operand(n, *pair), *pair) for n, pair in group.items() if not self._nothing_to_read(n, *pair)}
+        plan, index = _group_plan(self.units, tuple(read))
         if len(index):
-            columns = [list(column) for column in zip(*((self._theta(n), f, r) for n, (f, r) in group.items()))]
-            sums = ops.segment_stats(*columns, plan)
+            sums = ops.segment_stats(*(list(column) for column in zip(*read.values())), plan)
             self._total(device).index_add_(0, index.to(device), sums)
+            if self.norms is not None:
+                self.norms.put(self._total(device))
         if self.on_reduced is not None:
             self.on_reduced(group, self._total(device))
         self.flight.add(-sum(bytes_of(f) + bytes_of(r) for f, r in group.values()))
