@@ -109,7 +109,7 @@ def test_the_loop_takes_the_same_decisions_and_one_rank_writes(pair, stack, tmp_
     for other, _, found, outcome in results:
         assert other == decided and outcome == ended
         for a, b in zip(found, values):
-            assert abs(a - b).max() < 1e-9
+            assert abs(a - b).max() < 1e-8  # its losses are fp32, summed in another order in the mode that ranks choose
     assert load_edit(tmp_path / "run" / "edit.safetensors", undo=True).sha256 == results[0][1]
     names = {path.name for path in (tmp_path / "run").iterdir()}
     assert names == {path.name for path in (tmp_path / "whole").iterdir()} and not [n for n in names if n.endswith("tmp")]
