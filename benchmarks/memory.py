@@ -95,7 +95,8 @@ def worker(name, way, device):
 
 
 def timed(name, ways, device, repeats):
-    """way -> seconds of each round, the ways taking turns; gated by the sums of all modes."""
+    """way -> seconds of each round, the ways taking turns, another first in each round; gated by the sums of all modes. Each way
+    runs once before."""
     scoring = build(name, device)
     reference = None
     for mode in (way for way in ways if way != "ancestors"):
@@ -104,9 +105,11 @@ def timed(name, ways, device, repeats):
         worst = ((sums[:, :3].sqrt() - reference[:, :3].sqrt()).abs() / reference[:, :3].sqrt().clamp_min(1e-6)).max().item()
         if worst > 1e-4:
             raise RuntimeError(f"not timed: mode {mode} is off by {worst:.1e}")
+    if "ancestors" in ways:
+        scoring.ancestors()
     found = {way: [] for way in ways}
-    for _ in range(repeats):
-        for way in ways:
+    for number in range(repeats):
+        for way in (*ways[number % len(ways) :], *ways[: number % len(ways)]):
             begin = time.perf_counter()
             scoring.run(way)
             if device.type == "cuda":
@@ -179,6 +182,9 @@ def main(argv=None):
         if name == "LLaVA-NeXT-8B":
             ways = [way for way in ways if way == "lockstep"]
         times = timed(name, ways, device, given.repeats) if given.part != "peak" else {}
+        for way in (way for way in times if way != "ancestors" and "ancestors" in times):
+            shares = (own / base for own, base in zip(times[way], times["ancestors"]))
+            print(f"{name}: {way}, time against the ancestors', round by round: {' '.join(f'{s:.3f}' for s in shares)}")
         rows = []
         for way in ways:
             row = dict.fromkeys(COLUMNS, "") | {

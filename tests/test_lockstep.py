@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from razor_fast import ops
 from razor_fast.distributed.wrapping import Wrapping
 from razor_fast.errors import ConfigError, NoGradientError, NonFiniteError, RecordingError
 from razor_fast.matrix import same_bits
@@ -184,6 +185,22 @@ def test_aligned_towers_hold_two_layers_and_not_a_gradient():
     peak, whole, aligned = lockstep_flight(model, *losses_of(model))
     block = model.blocks[0].up.weight
     assert aligned and peak <= 4 * block.nbytes < 0.15 * whole
+
+
+def test_pairs_are_reduced_in_groups_of_a_hundredth_of_the_model(monkeypatch):
+    """Not one launch a parameter: each group but the last holds at least as many elements."""
+    model, sizes = Tower(depth=300), []
+    units = find_units(model, exclude=())
+    plain = ops.segment_stats
+
+    def counted(theta, *given):
+        sizes.append(sum(p.numel() for p in theta))
+        return plain(theta, *given)
+
+    monkeypatch.setattr(ops, "segment_stats", counted)
+    score(model, units, *losses_of(model), mode="lockstep")
+    total = sum(p.numel() for p in units.parameters.values())
+    assert sum(sizes) == total and min(sizes[:-1]) >= int(0.01 * total) and len(sizes) <= 100 < len(units.parameters)
 
 
 class TwoTowers(nn.Module):

@@ -98,14 +98,12 @@ def scoring_peak(task, config):
 
 
 def test_checkpointing_takes_less_and_the_estimate_knows():
-    estimates, peaks = [], []
-    for mode, checkpointed in (("buffers", False), ("buffers", True), ("lockstep", True)):
-        task, config = make_task(batch_size=8, gradient_checkpointing=checkpointed), RazorConfig(score_mode=mode)
-        estimates.append(estimate_memory(task, config))
-        assert estimates[-1].mode == mode and not any(p.grad is not None for p in task.model.parameters())
-        peaks.append(scoring_peak(task, config))
-    assert peaks[1] < 0.75 * peaks[0]
-    assert [estimate.scoring for estimate in estimates] == pytest.approx(peaks, rel=0.15)
+    plain = scoring_peak(make_task(batch_size=8), RazorConfig(score_mode="buffers"))
+    for mode in ("buffers", "lockstep"):
+        task, config = make_task(batch_size=8, gradient_checkpointing=True), RazorConfig(score_mode=mode)
+        estimate, peak = estimate_memory(task, config), scoring_peak(task, config)
+        assert estimate.mode == mode and not any(p.grad is not None for p in task.model.parameters())
+        assert estimate.scoring == pytest.approx(peak, rel=0.15) and peak < 0.75 * plain
 
 
 def test_the_estimate_takes_the_dearest_loss():
@@ -126,7 +124,7 @@ def test_the_estimate_takes_the_dearest_loss():
 @pytest.mark.parametrize("kind, tokens", [("next", 8), ("llava", 60)])
 def test_the_estimate_knows_what_answers_take(kind, tokens):
     """As long as answers may get, from a model that ends none: short ones take what the prompt does, long ones a cache."""
-    model = vlms.build_model(kind, num_hidden_layers=6, head_dim=32)  # a token's keys and values outweigh its number and mask
+    model = vlms.build_model(kind, num_hidden_layers=3, head_dim=64)  # a token's keys and values outweigh its number and mask
     task = make_task(kind, model, max_new_tokens=tokens, evaluation_batch_size=8, validation="generated")
     estimate = estimate_memory(task, SalunConfig())  # answers alone
     task.adapter.ends = (1,)
