@@ -6,7 +6,7 @@ The figures of docs/method.md and docs/vlm.md. Text-to-image: one image of 512 p
 guidance where the kind has any: what the text encoders take of it, what the blocks before an edited one take of the first step,
 whose input no edit of the denoiser changes; the same of one row of a walk that shares its batch with an earlier walk, passes
 there and back, and the memory that is kept for it. LLaVA-1.5-7B, one question of 640 tokens, 576 of them the image's: what the
-vision tower takes, and a layer of the language model.
+vision tower takes, a layer of the language model, and what a walk's question spares.
 """
 
 from __future__ import annotations
@@ -180,7 +180,13 @@ def llava() -> dict[str, float]:
         language(inputs_embeds=torch.empty(1, 640, 4096), attention_mask=torch.empty(1, 1, 640, 640), use_cache=False)
 
     words = count(ask)["Global"]
-    return {"vision tower, of the whole": image / (image + words), "a layer of the language model": words / 32 / (image + words)}
+    whole, half, middle = image + words, image / 2, image + words / 2  # work before an edit in the middle of either tower
+    return {
+        "vision tower, of the whole": image / whole,
+        "a layer of the language model": words / 32 / whole,
+        "a walk's question before the middle of the vision tower": half / (2 * whole - half),
+        "a walk's question before the middle of the language model": middle / (2 * whole - middle),
+    }
 
 
 def chosen(blocks):

@@ -135,7 +135,7 @@ def walked(kind, limit, patterns, **options):
     return directions, run, task
 
 
-WALKED = [("sd", False), ("sd", True), ("sdxl", False), ("sd3", True), ("flux", False)]
+WALKED = [("sd", True), ("sd3", True), ("flux", False)]
 
 
 @pytest.mark.parametrize(("kind", "checkpointing"), WALKED)
