@@ -149,7 +149,26 @@ def test_walks_reuse_what_lies_before_their_layers_with_the_same_bits(kind, chec
     assert late > 1 and middle == 1  # but for the one start that is held against a whole pass
     assert 0 < task.prefix.nbytes <= task.prefix.limit
     task.prefix.pass_on()
+    assert {key[0] for _, key, _ in task.prefix._cuts} == {"mismatch"}  # whose places come again in the next round
+    task.prefix.free()
     assert task.prefix.nbytes == 0
+
+
+def test_places_of_drift_start_in_the_middle_in_later_steps_and_rounds():
+    task, (found, first) = (task := make_task(make_pipeline("sd"))), calls(task)
+    step, unit = step_on(task, LATE["sd"])
+    for name, p in task.model.named_parameters():
+        p.requires_grad_(name == unit)
+    task.prefix.watch(step.units.parameters.values())
+    assert sum(loss.item() for loss in task.losses("mismatch", 0, 0)) == 0  # in the micro-batches of the frozen predictions
+    step.accept({unit: 0.1})
+    drift = []
+    for draw in range(1, 4):
+        found.clear()
+        task.prefix.pass_on()
+        drift.append(sum(loss.item() for loss in task.losses("mismatch", draw, 0)))
+        assert found.count(first) == (1 if draw == 1 else 0)  # held against a whole pass, once
+    assert drift[0] > 0 and drift == pytest.approx([drift[0]] * 3)  # all places in every draw, in another order
 
 
 def test_the_edit_is_the_same_with_any_limit():

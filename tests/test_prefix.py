@@ -183,6 +183,23 @@ def test_the_limit_holds_and_what_is_wanted_comes_first():
     assert cache.nbytes == 0
 
 
+def test_what_an_earlier_edit_made_worthless_makes_room():
+    model = SMALL["open_clip"]().eval()
+    adapter = ClipAdapter(model)
+    batches = [images(model, 3, seed) for seed in range(2)]
+    cache = PrefixCache(adapter.towers(), limit=3 * 5 * model.visual.transformer.width * 4)  # room for one
+    late, unit = step_on(model, "visual.proj")
+    early, other = step_on(model, "visual.transformer.resblocks.0.mlp.c_fc.weight")
+    cache.watch(late.units.parameters.values())
+    with torch.no_grad():
+        for number, batch in enumerate(batches):
+            late.apply({unit: 0.1})
+            cache("image", number, lambda batch=batch: adapter.encode_images(batch))
+            assert [key for _, key, _ in cache._cuts] == [number]
+            late.undo()
+            early.accept({other: 0.1})
+
+
 def test_activations_go_to_ram_and_come_back(monkeypatch):
     moves, plain = [], Recorded.on
     monkeypatch.setattr(Recorded, "on", lambda self, device: moves.append(str(device)) or plain(self, device))

@@ -7,7 +7,7 @@ import torch
 from ..errors import ConfigError, NonFiniteError
 from ..precision import wide
 from .diffusion_generation import generate_latents
-from .diffusion_losses import drift_batch
+from .diffusion_losses import drift_chunks
 from .diffusion_noise import stratified
 
 __all__ = ["Drift", "frozen_predictions", "pixels", "retained", "training_latents"]
@@ -96,9 +96,8 @@ def frozen_predictions(task, count):
     noise = torch.randn(clean.shape, generator=generator).to(clean)
     timesteps, noisy, _ = task.process.draw(clean, noise, stratified(count, generator))
     drift = task.drift = Drift(noisy, timesteps, [captions[r] for r in rows])
-    size = drift_batch(task)
     with torch.no_grad(), task.computing("mismatch"):
-        parts = [task.guided(list(range(start, min(start + size, count)))) for start in range(0, count, size)]
+        parts = [task.guided(rows) for rows in drift_chunks(task)]
     drift.predictions = torch.cat(parts)
     if not torch.isfinite(drift.predictions).all():
         raise NonFiniteError(

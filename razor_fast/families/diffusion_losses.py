@@ -12,7 +12,7 @@ from .. import losses
 from .diffusion_noise import stratified
 from .diffusion_text import pooled_features
 
-__all__ = ["SIDES", "alignment", "concept_directions", "drift_batch", "losses_of"]
+__all__ = ["SIDES", "alignment", "concept_directions", "drift_chunks", "losses_of"]
 
 SIDES = ("forget", "retain", "mismatch")
 
@@ -24,7 +24,7 @@ def losses_of(task, side, round_index, seed):
     draw = (seed + task.seed) * 100_003 + 3 * round_index + SIDES.index(side)
     generator = torch.Generator().manual_seed(draw)
     if side == "mismatch":
-        yield from _drift_losses(task, generator, (side, round_index, seed))
+        yield from _drift_losses(task, generator)
         return
     weight = 1.0
     if side == "forget":
@@ -75,20 +75,29 @@ def alignment(task):
     return sum(each) / len(each)
 
 
-def drift_batch(task):
+def _drift_batch(task):
     """Places of drift in a micro-batch: as many as make the denoiser see `batch_size` rows. A guided prediction takes two of
     them, one told the prompt and one told nothing."""
     guided = task.guidance != 1 and task.texts.empty() is not None
     return max(task.batch_size // (2 if guided else 1), 1)
 
 
-def _drift_losses(task, generator, key):
-    total, size = len(task.drift.prompts), drift_batch(task)
-    wanted = min(total, task.batch_size * task.gradient_batches)
-    rows = torch.randperm(total, generator=generator)[:wanted].tolist()
-    for start in range(0, wanted, size):
-        chunk = rows[start : start + size]
+def drift_chunks(task):
+    """Lists of rows: the micro-batches of drift."""
+    total, size = len(task.drift.prompts), _drift_batch(task)
+    return [list(range(start, min(start + size, total))) for start in range(0, total, size)]
+
+
+def _drift_losses(task, generator):
+    """The places are fixed, and so are their micro-batches, as frozen_predictions made them: what one draw sees, others see
+    again, over steps and rounds."""
+    chunks = drift_chunks(task)
+    wanted = min(len(task.drift.prompts), task.batch_size * task.gradient_batches)
+    drawn = torch.randperm(len(chunks), generator=generator)[: -(-wanted // len(chunks[0]))].tolist()
+    seen = sum(len(chunks[number]) for number in drawn)
+    for number in drawn:
+        chunk = chunks[number]
         with task.computing("mismatch"):
-            found = task.reused((*key, start), partial(task.guided, chunk), passing=True)
+            found = task.reused(("mismatch", number), partial(task.guided, chunk))
             loss = losses.prediction_loss(found, task.drift.predictions[chunk].to(found.device))
-        yield task.finite(loss * (len(chunk) / wanted), "mismatch")
+        yield task.finite(loss * (len(chunk) / seen), "mismatch")

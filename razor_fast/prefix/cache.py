@@ -154,7 +154,11 @@ class PrefixCache:
         if takes_gradient(recorded.output):
             return
         room, going = self.limit - recorded.nbytes, []
-        if not passing:  # passing batches go first; then the oldest, but for those of the present search
+        if self.nbytes > room:  # what no longer holds goes first
+            for other, (own, _) in list(self._cuts.items()):
+                if own != content_numbers(self.towers[other[0]].before(other[2])):
+                    del self._cuts[other]
+        if not passing:  # then passing batches; then the oldest, but for those of the present search
             going = [k for k in self._cuts if k in self._passing]
             going += [k for k in self._cuts if k not in self._passing and k[2] not in self._wanted[k[0]]]
         for other in going:
