@@ -3,7 +3,8 @@
 Blocks are sharded one by one and then the whole (the root group: embeddings, head, last norm), activations are checkpointed.
 A pass gathers each group before its forward and each block again before its backward (the root stays gathered), and reduces and
 scatters each group's gradient. The count of blocks in flight was first three, and four after runs of six layers, as FSDP2's
-source has it; benchmarks/scale.py holds the model against larger runs.
+source has it; that of what the root takes came from simulations of models with a large vocabulary (scale_simulation.py).
+benchmarks/scale.py holds the model against larger runs, and against simulations of many ranks.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from dataclasses import dataclass
 
 PASSES = 2  # retain and forget
 GRADIENTS = {"buffers": 2, "stream": 1}
-# What is whole at the worst moment of a backward: a block, the next one gathered ahead of its turn, the block's gradient, and the
-# last block's, from which the reduce-scatter sends.
+# What is whole late in a backward beside the root: a block, the next one gathered ahead of its turn, the block's gradient, and
+# the last block's, from which the reduce-scatter sends.
 WHOLE_BLOCKS = 4
 FLOPS = 8  # a parameter and token: forward 2, recomputed 2, backward 4
 
@@ -21,7 +22,7 @@ FLOPS = 8  # a parameter and token: forward 2, recomputed 2, backward 4
 @dataclass(frozen=True)
 class Shape:
     """parameters: of the whole model. block: of the largest block. root: outside the blocks. bytes: an element. units: scored.
-    largest: elements of the largest parameter."""
+    largest: elements of the largest parameter. head: of root, those used after the blocks."""
 
     parameters: int
     block: int
@@ -30,6 +31,7 @@ class Shape:
     units: int
     bytes: int = 2
     largest: int = 0
+    head: int = 0
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,8 @@ def llama(layers, width, inner, vocabulary=128256, heads_of_keys=8, head=128):
     block = 2 * width * width + 2 * width * heads_of_keys * head + 3 * width * inner + 2 * width
     root = 2 * vocabulary * width + width
     largest = max(vocabulary, inner) * width
-    return Shape(layers * block + root, block, root, layers, layers * (9 + heads_of_keys) + 2, largest=largest)
+    units = layers * (9 + heads_of_keys) + 2
+    return Shape(layers * block + root, block, root, layers, units, largest=largest, head=vocabulary * width)
 
 
 MODELS = {"8B": llama(32, 4096, 14336), "70B": llama(80, 8192, 28672), "405B": llama(126, 16384, 53248)}
@@ -87,11 +90,16 @@ def traffic(shape, ranks):
 
 def memory(shape, ranks, mode="buffers"):
     """Bytes of a rank at the peak of a pass, activations aside: shares of weights and gradients, and what is whole under way."""
-    share = (1 + GRADIENTS[mode]) * shape.parameters / ranks
     if ranks == 1:
-        return shape.bytes * share
-    unborn = 2 * shape.block / ranks if mode == "buffers" else 0  # g_f of the first two blocks comes when less is whole
-    return shape.bytes * (share - unborn + WHOLE_BLOCKS * max(shape.block, shape.root))
+        return shape.bytes * (1 + GRADIENTS[mode]) * shape.parameters
+    share, block, root = shape.parameters / ranks, shape.block, shape.root
+    # The forget side begins: g_r is held, and the root lies there twice, as it came and as parameters, when a block comes.
+    begins = 2 * share + 2 * root + 2 * block
+    # Late in its backward: the root's gradient after the blocks waits for the one before them.
+    late = 2 * share + root + shape.head + WHOLE_BLOCKS * block
+    if mode == "buffers":
+        late += share - (root + 2 * block) / ranks  # g_f of the root and of the first blocks is still to come
+    return shape.bytes * max(begins, late)
 
 
 def pass_seconds(shape, ranks, tokens, hardware):

@@ -62,17 +62,24 @@ class Peaks:
         self.start()
 
 
+def tower_config(layers):
+    """Of the CLIP vision tower that is measured, and that scale_simulation.py runs too."""
+    from transformers import CLIPVisionConfig
+
+    return CLIPVisionConfig(
+        hidden_size=WIDTH, intermediate_size=4 * WIDTH, num_hidden_layers=layers, num_attention_heads=WIDTH // 64,
+        image_size=IMAGE, patch_size=PATCH, attn_implementation="sdpa",
+    )  # fmt: skip
+
+
 def build(layers, mesh):
     """A CLIP vision tower in fp32, sharded over the mesh where there is one."""
     from torch.distributed.fsdp import fully_shard
     from torch.distributed.tensor import DTensor, distribute_tensor
-    from transformers import CLIPVisionConfig, CLIPVisionModel
+    from transformers import CLIPVisionModel
 
     with torch.device("meta"):
-        model = CLIPVisionModel(CLIPVisionConfig(
-            hidden_size=WIDTH, intermediate_size=4 * WIDTH, num_hidden_layers=layers, num_attention_heads=WIDTH // 64,
-            image_size=IMAGE, patch_size=PATCH, attn_implementation="sdpa",
-        ))  # fmt: skip
+        model = CLIPVisionModel(tower_config(layers))
     if mesh is not None:
         for block in model.encoder.layers:
             fully_shard(block, mesh=mesh)

@@ -434,6 +434,13 @@ def checkpointed(stack, folder, edit, name="hf siglip"):
             edit.apply(model)
 
 
+def passed(name, mode):
+    """benchmarks.scale_simulation.rank_pass in earnest."""
+    from benchmarks.scale_simulation import rank_pass
+
+    return rank_pass(name, init_device_mesh("cpu", (dist.get_world_size(),)), mode)
+
+
 def saved(kind, folder):
     """Save a folder's model, sharded, with torch.distributed.checkpoint beside its config.json. kind: its class."""
     import diffusers
