@@ -7,8 +7,8 @@
     python -m benchmarks.scale --out benchmarks/results   # writes scale.csv there
 
 Bar: the peak memory of a rank is at most (1 / ranks + 0.15) of one process's. Exits with 1 where it is missed, where messages or
-bytes are not those of the model, or its peak is off by more than a twentieth, or sums are not those of one process. Seconds from
-4 processes on are predicted from those of 1 and 2 and shown, not judged: processes that share two cores say little of a cluster.
+bytes are not those of the model, or its peak is off by more than a twentieth, or sums are not those of one process. Seconds are
+predicted from passes over one and three blocks on as many processes, and shown, not judged: others may use the cores.
 """
 
 import argparse
@@ -56,6 +56,8 @@ def counted_of(traffic, shape, ranks, scoring):
 
 def row_of(found, shape, ranks, mode, layers, whole):
     """One row of the file. found: by rank; whole: the peak of one process."""
+    from benchmarks.sharded_pass import passes_seconds
+
     peak = max(max(one["peaks"].values()) for one in found)
     first = found[0]
     return {
@@ -63,7 +65,7 @@ def row_of(found, shape, ranks, mode, layers, whole):
         "peak": peak, "share": round(peak / (whole or peak), 4), "bar": round(1 / ranks + BAR, 4),
         "predicted_peak": int(model.memory(shape, ranks, mode)), "weights": first["weights"], "gradients_held": first["held"],
         **counted_of(first["traffic"], shape, ranks, "again" if mode == "buffers" else "forget"),
-        "passes_s": round(sum(first["seconds"][side] for side in ("retain", "forget")), 3),
+        "passes_s": round(passes_seconds(first), 3),
         "predicted_passes_s": "",
         "scoring_call_s": round(first["seconds"].get("again", first["seconds"]["score"]), 4),
         "device": device_name(torch.device("cpu")), "torch": torch.__version__, "commit": commit(),
@@ -98,17 +100,10 @@ def show(row):
     )
 
 
-def time_shape(rows, shape, ranks):
-    """Seconds of both passes, from the rows of 1 and 2 processes: they compute and send in turn, on the cores there are."""
-    known = {row["ranks"]: row["passes_s"] for row in rows}
-    if ranks <= 2 or not {1, 2} <= known.keys():
-        return ""
-
-    def through_a_core(n):
-        return n * model.traffic(shape, n).sent / min(n, os.cpu_count())
-
-    sending = known[2] - known[1] / min(2, os.cpu_count())
-    return round(known[1] / min(ranks, os.cpu_count()) + sending * through_a_core(ranks) / through_a_core(2), 2)
+def time_of(shallow, layers):
+    """Seconds of both passes, from those over few blocks on as many ranks and threads: passes go block by block."""
+    few, more = sorted(shallow)
+    return round(shallow[few] + (layers - few) * (shallow[more] - shallow[few]) / (more - few), 2)
 
 
 def measured(options):
@@ -120,8 +115,7 @@ def measured(options):
             found = measure(ranks, mode, options.layers)
             row = row_of(found, shape_of(options.layers, found[0]), ranks, mode, options.layers, wholes.get("buffers"))
             wholes.setdefault(mode, row["peak"])
-            earlier = [r for r in rows if r["mode"] == mode]
-            row["predicted_passes_s"] = time_shape(earlier, shape_of(options.layers, found[0]), ranks)
+            row["predicted_passes_s"] = time_of(found[0]["shallow"], options.layers)
             rows.append(row)
             show(row)
             faults += [f"{ranks} ranks, {mode}: {fault}" for fault in wrong(row)]

@@ -27,6 +27,9 @@ from benchmarks.timing import _status
 WIDTH, IMAGE, PATCH, BATCH = 1024, 56, 14, 4  # ViT-L-14's width; pictures of 4 x 4 patches, for parameters are what is looked at
 
 
+SHALLOW = (1, 3)  # blocks of the passes that tell what one block takes, at the same number of ranks and threads
+
+
 class Traffic(TorchDispatchMode):
     """Counts collectives: {kind: [calls, bytes of what is whole after or before]}."""
 
@@ -111,10 +114,15 @@ def rank_main(rank, size, store, mode, layers, results):
         dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size)
         mesh = init_device_mesh("cpu", (size,))
     one_pass(1, mode, rank, size, mesh)
-    results.put({"rank": rank} | one_pass(layers, mode, rank, size, mesh))
+    shallow = {depth: passes_seconds(one_pass(depth, mode, rank, size, mesh)) for depth in SHALLOW}
+    results.put({"rank": rank, "shallow": shallow} | one_pass(layers, mode, rank, size, mesh))
     if size > 1:
         dist.barrier()
         dist.destroy_process_group()
+
+
+def passes_seconds(found):
+    return sum(found["seconds"][side] for side in ("retain", "forget"))
 
 
 def one_pass(layers, mode, rank, size, mesh):

@@ -28,6 +28,10 @@ def test_many_ranks_are_the_models(tmp_path, monkeypatch, capsys):
     assert len((tmp_path / "scale_simulated.csv").read_text().splitlines()) == 3
 
 
+def test_seconds_go_on_from_block_to_block_as_between_the_few_that_were_timed():
+    assert scale.time_of({1: 3.0, 3: 7.0}, 24) == 3 + 23 * 2
+
+
 def test_shapes_of_large_models_are_those_that_are_simulated():
     for name, (layers, width, inner, heads) in LLAMA.items():
         if name != "tiny":
