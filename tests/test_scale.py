@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 import ranks
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 pytest.importorskip("torch.distributed.fsdp")
 pytest.importorskip("transformers")
