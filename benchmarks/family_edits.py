@@ -106,7 +106,9 @@ def measure(family, size, device, dtype):
         for name, parameter in task.model.named_parameters():
             parameter.requires_grad_(name.startswith("unet."))
     trained = [p for p in task.model.parameters() if p.requires_grad]
-    config = RazorConfig(**ENDLESS, include=include or ("*",), max_rounds=ROUNDS[family])
+    # a joint step that is rejected would be tried again with half of its units
+    rounds = {"max_rounds": ROUNDS[family], "probe_budget": PROBES * ROUNDS[family]}
+    config = RazorConfig(**ENDLESS, include=include or ("*",), **rounds)
 
     def edit():
         ended, probes, state = None, 0, None
