@@ -13,7 +13,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(ROOT)]
 pytest.importorskip("open_clip")
 pytest.importorskip("diffusers")
 
-from benchmarks.quality.comparing import bars, cells, choosing, cifar, measures, section  # noqa: E402
+from benchmarks.quality.comparing import bars, cells, choosing, cifar, measures, requests, section  # noqa: E402
 from benchmarks.quality.comparing.clip_vit import CifarRecipe, cropped, trained_clip  # noqa: E402
 from benchmarks.quality.comparing.requests import DATA, Data  # noqa: E402
 from benchmarks.quality.comparing.rows import as_row, read_rows, write_rows  # noqa: E402
@@ -36,7 +36,7 @@ def small(tmp_path_factory):
     write_cifar(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cifar, "HELD_OUT", 4)
-        patch.setattr("benchmarks.quality.comparing.requests.CifarRecipe", lambda seed: CifarRecipe(seed=seed, epochs=2))
+        patch.setattr(requests, "CifarRecipe", lambda seed: CifarRecipe(seed=seed, epochs=2))
         patch.setattr(measures, "RECOVERY_STEPS", (0, 1))
         patch.setattr(choosing, "keep_settings", lambda *options: made.append(options))
 
