@@ -5,26 +5,11 @@ Real classes and published configurations; tokenizers are made of the words that
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-
-import torch
-
+from benchmarks.making import made
 from benchmarks.shapes import build
 from razor_fast.demo.vlm_training import CHAT_TEMPLATE, SPECIAL
 
 __all__ = ["llava_next", "stable_diffusion"]
-
-
-@contextmanager
-def _made(device, dtype):
-    """Context: modules are made on the device and in the dtype."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        with torch.device(device):
-            yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 def stable_diffusion(size, words, device, dtype):
@@ -42,7 +27,7 @@ def stable_diffusion(size, words, device, dtype):
                 hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, vocab_size=len(tokenizer),
                 max_position_embeddings=16)  # fmt: skip
     channels = (128, 256, 512, 512) if full else (16, 16)
-    with _made(device, dtype):
+    with made(device, dtype):
         encoder = CLIPTextModel(CLIPTextConfig(**text, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
                                                pad_token_id=tokenizer.pad_token_id))  # fmt: skip
         unet = build.stable_diffusion_1_5() if full else UNet2DConditionModel(
@@ -68,7 +53,7 @@ def llava_next(size, words, device, dtype):
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     full = size == "full"
-    with _made(device, dtype):
+    with made(device, dtype):
         model = build.llava_next_8b() if full else transformers.LlavaNextForConditionalGeneration(
             transformers.LlavaNextConfig(
                 vision_config=transformers.CLIPVisionConfig(

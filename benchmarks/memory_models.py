@@ -6,7 +6,6 @@ checkpointed. On the device "meta" nothing is built: shapes are all there is, fo
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -16,6 +15,7 @@ from torch import nn
 
 from benchmarks.habits import gradients as habit
 from benchmarks.habits import slug
+from benchmarks.making import made
 from benchmarks.shapes.build import MODELS as SHAPES
 from razor_fast import losses
 from razor_fast.matrix import matrix_shape
@@ -34,18 +34,6 @@ DENOISERS = {
     "SD3-4-blocks": ((16, 128), (333, 4096), 2048),
 }
 MEASURED = (*TOWERS, "SD-1.5-UNet", "SD3-4-blocks", "LLaVA-0.5B", "LLaVA-NeXT-8B")
-
-
-@contextmanager
-def made(device, dtype):
-    """Context: modules are made on the device and in the dtype."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        with torch.device(device):
-            yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 @dataclass

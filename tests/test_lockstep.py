@@ -385,36 +385,6 @@ def test_no_hook_survives_an_exception(mode, where):
     assert_equal_modes(model)
 
 
-def test_backward_run_twice_is_named():
-    model = Tower()
-    units, (forget, retain) = find_units(model, exclude=()), losses_of(model)
-    recorder = ScoreRecorder(model, units, mode="stream")
-    with recorder.retain():
-        retain().backward()
-    with pytest.raises(RecordingError, match="came twice: backward ran twice"), recorder.forget():
-        loss = forget()
-        loss.backward(retain_graph=True)
-        loss.backward()
-    assert_clean(model)
-    recorder = ScoreRecorder(model, units, mode="lockstep")
-    for again in (True, False):
-        with recorder.retain():
-            second = retain()
-        with recorder.forget():
-            first = forget()
-        with pytest.raises(RecordingError, match="ran twice"), recorder.backward(first, second):
-            torch.autograd.backward([first, second], retain_graph=again)
-            torch.autograd.backward([first, second])
-        assert_clean(model)
-    for mode in ("buffers", "stream"):
-        recorder = ScoreRecorder(model, units, mode=mode)
-        with pytest.raises(RecordingError, match="backward ran twice on one graph"), recorder.retain():
-            loss = retain()
-            loss.backward()
-            loss.backward()
-        assert_clean(model)
-
-
 def test_sides_out_of_order_or_never_run_are_named():
     model = Tower()
     units, (forget, retain) = find_units(model, exclude=()), losses_of(model)
