@@ -13,11 +13,12 @@ sys.path[:0] = [str(Path(__file__).parent), str(ROOT)]
 pytest.importorskip("open_clip")
 pytest.importorskip("diffusers")
 
-from benchmarks.quality.comparing import bars, cells, choosing, cifar, measures, requests, section  # noqa: E402
+from benchmarks.quality.comparing import bars, cells, choosing, cifar, grids, measures, requests, section  # noqa: E402
 from benchmarks.quality.comparing.clip_vit import CifarRecipe, cropped, trained_clip  # noqa: E402
 from benchmarks.quality.comparing.requests import DATA, Data  # noqa: E402
 from benchmarks.quality.comparing.rows import as_row, read_rows, write_rows  # noqa: E402
 from razor_fast.fingerprint import fingerprint  # noqa: E402
+from razor_fast.methods import METHODS  # noqa: E402
 
 
 def write_cifar(folder, each=12):
@@ -170,9 +171,20 @@ def test_the_figure_has_every_subject():
     assert forget_against_retain("cifar10", fewer).axes[0].get_title().endswith(", 1 request")
 
 
+def test_each_grid_is_of_methods_that_fit_and_of_settings_they_take():
+    assert set(grids.GRIDS) == set(DATA)
+    for name, grid in grids.GRIDS.items():
+        fit = cells.methods_for(DATA[name].family)
+        assert set(grid) < set(fit)
+        for method in fit:
+            for options in grid.get(grids.FOLLOW.get(method, method), [{}]):
+                config = METHODS[method].config(**options)
+                assert getattr(config, "max_steps", None) in (None, grids.BUDGET, grids.BUDGET // 10)
+
+
 def test_settings_are_chosen_by_the_distance_on_validation_data(small, tmp_path, monkeypatch):
     folder, data, made = small
-    monkeypatch.setitem(choosing.GRIDS, "ssd", [{"alpha": 1e9}, {"alpha": 0.5}])
+    monkeypatch.setitem(choosing.GRIDS["cifar10"], "ssd", [{"alpha": 1e9}, {"alpha": 0.5}])
     monkeypatch.setattr(choosing, "far", lambda task: 1.0 if len(list((tmp_path / "choosing").glob("*"))) else 2.0)
     choosing.choose(data, folder, tmp_path, ["ssd"], tell=lambda text: None)
     assert made[-1] == ("cifar10", "ssd", {"alpha": 0.5})

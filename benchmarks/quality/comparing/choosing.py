@@ -3,8 +3,7 @@
 The request (Data.kept_apart) has a concept and a seed that are not reported. There the retrained model is known, so the best is
 what comes nearest to it: the least KL divergence, mean of forget and retain images, where the family tells class probabilities;
 else tuning.loss_of. Settings within CLOSE of the best that took less than half its time are preferred to it. Every method gets
-the same treatment, and those that train the same bound on their work: BUDGET steps of one micro-batch. The grids cover what
-papers tune for each model, the learning rate above all; the rest is as published.
+the same treatment, and those that train the same bound on their work: grids.BUDGET steps of one micro-batch.
 """
 
 import json
@@ -17,33 +16,12 @@ from razor_fast.methods import METHODS, unlearn
 from razor_fast.tuning import loss_of
 
 from .cells import methods_for, told, write
+from .grids import FOLLOW, GRIDS
 from .settings import chosen_settings, keep_settings
 
-__all__ = ["BUDGET", "GRIDS", "choose"]
+__all__ = ["choose"]
 
-BUDGET = 200
 CLOSE = 1.05
-# A retrained model still answers a few images of the class rightly, by chance, and RAZOR is to forget no more than that. It keeps
-# some seven tenths of the original's captions, so keeping all of them is not what to search for. The weights of the losses are
-# those that were best, of (1, 1), (3, 5) and (5, 10), on the same request with the first of the tolerances.
-PRECISE = {"forget_target": 0.04, "overshoot": False, "retain_tolerance": 0.005, "lambda_retain": 3.0, "lambda_mismatch": 5.0}
-SELECTED = [{**PRECISE, "tolerances": {"retrieval_stability": drop}} for drop in (0.2, 0.12)]
-
-
-def trained(*rates, **options):
-    return [{"max_steps": BUDGET, "learning_rate": rate, **options} for rate in rates]
-
-
-GRIDS = {
-    "razor": SELECTED,
-    "salun": trained(1e-4, 5e-4),
-    "ssd": [{"alpha": alpha} for alpha in (2.0, 3.0, 5.0, 7.0, 8.0, 9.0)],  # 10, the paper's, does nothing here
-    "lotus": [*trained(1e-4, 5e-4), *trained(1e-4, 5e-4, alpha=32.0)],  # alpha: the authors' for samples, and for a class
-    "ga": trained(1e-5, 3e-5, 1e-4, max_steps=BUDGET // 10),
-    "ft": trained(1e-4, 1e-3),
-    "ga_ft": trained(3e-5, 1e-4, max_steps=BUDGET // 10, retain_max_steps=BUDGET),
-}
-FOLLOW = {"random": "razor", "all_layers": "razor"}  # controls: the settings of what they are held against
 
 
 def choose(data, folder, cache, methods=None, *, tell=print):
@@ -51,7 +29,7 @@ def choose(data, folder, cache, methods=None, *, tell=print):
     concept, seed = data.kept_apart
     task = None
     for method in methods or methods_for(data.family):
-        grid = GRIDS.get(FOLLOW.get(method, method), [{}])
+        grid = GRIDS[data.name].get(FOLLOW.get(method, method), [{}])
         if method in FOLLOW:
             keep_settings(data.name, method, chosen_settings(data.name, FOLLOW[method]))
             continue

@@ -13,18 +13,20 @@ RECOVERY_RATE = 1e-3  # of the fine-tuning that tries to bring the concept back:
 
 
 def measured(task, *, seed, stress=True):
-    """{"metrics", "distance", "privacy_error", "possible_stability"} of the model that `task` holds now; with stress also
-    {"quantized", "recovery"}.
+    """{"metrics", "distance", "privacy_error", "possible_stability"} of the model that `task` holds now, those that its family
+    tells; with stress also {"quantized", "recovery"}.
 
-    distance: to task.reference on the test images of each side, where the family tells class probabilities. quantized: scheme ->
+    distance: to task.reference on the test images of each side. quantized: scheme ->
     metrics. recovery: arm -> [forget metric after each of RECOVERY_STEPS].
     """
     found = {"metrics": dict(task.evaluate("test"))}
     if hasattr(task, "class_log_probs"):
         truth = task.on(task.reference)
         found["distance"] = {side: distance(task, truth, side, seed) for side in SIDES}
-        found["possible_stability"] = possible_stability(task)
-        found["privacy_error"] = privacy_error(task, truth)
+        if hasattr(task, "top_captions"):
+            found["possible_stability"] = possible_stability(task)
+        if hasattr(task, "membership_features"):
+            found["privacy_error"] = privacy_error(task, truth)
     if stress:
         found["quantized"] = {scheme: dict(quantized_metrics(task, scheme)) for scheme in SCHEMES}
         curves = recovery_curves(task, steps=RECOVERY_STEPS, learning_rate=RECOVERY_RATE, seed=seed)
