@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.quality import easyvqa  # noqa: E402
 from benchmarks.quality import easyvqa_data as data  # noqa: E402
 from razor_fast.demo.vlm_training import Recipe  # noqa: E402
+from razor_fast.errors import MethodError  # noqa: E402
 from razor_fast.families.vlm_loading import load_vlm  # noqa: E402
 
 TINY = dict(tower_steps=2, vision_width=32, vision_layers=1, text_width=32, text_layers=1, steps=3, batch_size=8)
@@ -111,3 +112,23 @@ def test_it_runs_and_goes_on(tmp_path, monkeypatch, capsys):
     original, retrained = sorted((tmp_path / "o").iterdir())
     assert original.name.startswith("llava-everything-") and retrained.name.startswith("llava-triangle-")
     assert torch.is_tensor(load_vlm(original, device="cpu").model.lm_head.weight)
+
+
+def test_its_cells_hold_every_side_against_the_retrained_model(tmp_path, monkeypatch):
+    from benchmarks.quality.comparing import cells
+    from benchmarks.quality.comparing.requests import DATA
+    from benchmarks.quality.comparing.rows import as_row
+
+    write(tmp_path)
+    monkeypatch.setitem(easyvqa.SIZES, "small", (2, 2, (12, 6, 6)))
+    monkeypatch.setattr(easyvqa, "Recipe", lambda **options: Recipe(**(options | TINY)))
+    monkeypatch.setattr(cells, "chosen_settings", lambda data, method: {"alpha": 0.5})
+    subjects = ("original", "retrained", "ssd")
+    found = cells.run_request(DATA["easyvqa"], tmp_path, tmp_path, "red", 0, subjects, stressed=(), tell=lambda text: None)
+    rows = {subject: as_row(record) for subject, record in found.items()}
+    for side in ("forget", "retain", "neutral"):
+        assert rows["retrained"][f"kl_{side}"] == 0.0 and rows["retrained"][f"agreement_{side}"] == 1.0
+        assert rows["ssd"][f"kl_{side}"] >= 0.0
+    assert 0 <= rows["original"]["indirect_accuracy"] <= 1 and "privacy_error" not in found["ssd"]
+    with pytest.raises(MethodError, match="lotus does not fit the family vlm"):
+        cells.run_request(DATA["easyvqa"], tmp_path, tmp_path, "red", 0, ["lotus"], stressed=(), tell=lambda text: None)

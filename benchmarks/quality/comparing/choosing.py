@@ -1,9 +1,10 @@
 """Which settings each method is compared with: the best of a small grid on the validation data of a request kept apart.
 
 The request (Data.kept_apart) has a concept and a seed that are not reported. There the retrained model is known, so the best is
-what comes nearest to it: the least KL divergence, mean of forget and retain images, where the family tells class probabilities;
-else tuning.loss_of. Settings within CLOSE of the best that took less than half its time are preferred to it. Every method gets
-the same treatment, and those that train the same bound on their work: grids.BUDGET steps of one micro-batch.
+what comes nearest to it: the least KL divergence, mean of what is to go and what is to stay (measures.sides_of), where the family
+tells class probabilities; else tuning.loss_of. Settings within CLOSE of the best that took less than half its time are preferred
+to it. Every method gets the same treatment, and those that train the same bound on their work: grids.BUDGET steps of one
+micro-batch.
 """
 
 import json
@@ -17,6 +18,7 @@ from razor_fast.tuning import loss_of
 
 from .cells import methods_for, told, write
 from .grids import FOLLOW, GRIDS
+from .measures import sides_of
 from .settings import chosen_settings, keep_settings
 
 __all__ = ["choose"]
@@ -72,9 +74,9 @@ def tried(task, method, options, seed):
 
 
 def far(task):
-    """KL divergence from the retrained model on validation data, mean of the two sides."""
+    """KL divergence from the retrained model on validation data, mean of the sides."""
     truth, found = task.on(task.reference), []
-    for side in ("forget", "retain"):
+    for side in sides_of(task):
         (said, _), (wanted, _) = (t.class_log_probs("validation", side) for t in (task, truth))
         found.append(prediction_distance(said, wanted).kl)
     return mean(found)

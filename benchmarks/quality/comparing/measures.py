@@ -5,9 +5,8 @@ from razor_fast.evaluation.privacy import membership_attack
 from razor_fast.evaluation.quantization import SCHEMES, quantized_metrics
 from razor_fast.evaluation.recovery import recovery_curves
 
-__all__ = ["RECOVERY_STEPS", "measured"]
+__all__ = ["RECOVERY_STEPS", "measured", "sides_of"]
 
-SIDES = ("forget", "retain")
 RECOVERY_STEPS = (0, 1, 2, 4, 8, 16)
 RECOVERY_RATE = 1e-3  # of the fine-tuning that tries to bring the concept back: half the highest rate of training
 
@@ -16,16 +15,16 @@ def measured(task, *, seed, stress=True):
     """{"metrics", "distance", "privacy_error", "possible_stability"} of the model that `task` holds now, those that its family
     tells; with stress also {"quantized", "recovery"}.
 
-    distance: to task.reference on the test images of each side. quantized: scheme ->
-    metrics. recovery: arm -> [forget metric after each of RECOVERY_STEPS].
+    distance: to task.reference on the test samples of each side. quantized: scheme -> metrics. recovery: arm -> [forget metric
+    after each of RECOVERY_STEPS].
     """
     found = {"metrics": dict(task.evaluate("test"))}
     if hasattr(task, "class_log_probs"):
         truth = task.on(task.reference)
-        found["distance"] = {side: distance(task, truth, side, seed) for side in SIDES}
+        found["distance"] = {side: distance(task, truth, side, seed) for side in sides_of(task)}
         if hasattr(task, "top_captions"):
             found["possible_stability"] = possible_stability(task)
-        if hasattr(task, "membership_features"):
+        if "privacy_leakage" in found["metrics"]:
             found["privacy_error"] = privacy_error(task, truth)
     if stress:
         found["quantized"] = {scheme: dict(quantized_metrics(task, scheme)) for scheme in SCHEMES}
@@ -34,9 +33,15 @@ def measured(task, *, seed, stress=True):
     return found
 
 
+def sides_of(task):
+    """The sides on which a model is held against the retrained one: what is to go, and all that is to stay."""
+    return ("forget", "retain", "neutral") if "neutral_accuracy" in task.retain_metrics else ("forget", "retain")
+
+
 def distance(task, truth, side, seed):
     (said, targets), (wanted, _) = (t.class_log_probs("test", side) for t in (task, truth))
-    found = prediction_distance(said, wanted, targets, task.classes, seed=seed)
+    classes = getattr(task, "prediction_classes", None) or task.classes
+    found = prediction_distance(said, wanted, targets, classes, seed=seed)
     return {"agreement": found.agreement, "kl": found.kl, "by_class": {n: d.kl for n, d in found.by_class.items()}}
 
 

@@ -7,7 +7,7 @@ from razor_fast.atomic import atomic_files
 __all__ = ["as_row", "kept_rows", "read_rows", "write_rows"]
 
 METRICS = ("forget_accuracy", "retain_accuracy", "in_domain_accuracy", "cross_domain_accuracy", "neutral_accuracy",
-           "retrieval_stability", "forget_retrieval", "membership_auc", "privacy_leakage")  # fmt: skip
+           "indirect_accuracy", "retrieval_stability", "forget_retrieval", "membership_auc", "privacy_leakage")  # fmt: skip
 COST = ("gradient_evaluations", "forwards", "cpu_seconds")
 TEXTS = ("data", "concept", "subject", "outcome", "commit")
 
@@ -18,9 +18,8 @@ def as_row(record):
     row |= {name: record.get("cost", {}).get(name, "") for name in COST}
     row |= {name: record["metrics"].get(name, "") for name in METRICS}
     row |= {name: record.get(name, "") for name in ("possible_stability", "privacy_error")}
-    for side in ("forget", "retain"):
-        for name in ("agreement", "kl"):
-            row[f"{name}_{side}"] = record.get("distance", {}).get(side, {}).get(name, "")
+    for side, found in record.get("distance", {}).items():
+        row |= {f"{name}_{side}": found[name] for name in ("agreement", "kl")}
     for scheme, metrics in record.get("quantized", {}).items():
         for name in METRICS:
             if name in metrics:

@@ -13,12 +13,14 @@ NAMES = {"original": "original", "retrained": "retrained", "razor": "RAZOR", "sl
          "random": "random units", "all_layers": "all layers"}  # fmt: skip
 SHARES = {"forget_accuracy": "forget accuracy", "retain_accuracy": "retain accuracy",
           "in_domain_accuracy": "in-domain accuracy", "cross_domain_accuracy": "cross-domain accuracy",
-          "neutral_accuracy": "neutral accuracy", "retrieval_stability": "retrieval stability"}  # fmt: skip
+          "neutral_accuracy": "neutral accuracy", "indirect_accuracy": "indirect accuracy",
+          "retrieval_stability": "retrieval stability"}  # fmt: skip
 PLAIN = {"privacy_leakage": "privacy gap", "share": "share edited"}
 ASKED = {"cifar10": 9}  # requests: three classes and three seeds
 AGREEMENT, KL = ("agreement_forget", "agreement_retain"), ("kl_forget", "kl_retain")
-DISTANCES = {"agreement_forget": "agreement, forget", "agreement_retain": "agreement, retain", "kl_forget": "KL, forget",
-             "kl_retain": "KL, retain"}  # fmt: skip
+DISTANCES = {"agreement_forget": "agreement, forget", "agreement_retain": "agreement, retain",
+             "agreement_neutral": "agreement, neutral", "kl_forget": "KL, forget", "kl_retain": "KL, retain",
+             "kl_neutral": "KL, neutral"}  # fmt: skip
 COST = {"gradient_evaluations": "gradient evaluations", "cpu_seconds": "CPU seconds"}
 
 
