@@ -12,6 +12,7 @@ from toy import ToyTask, model_bytes  # noqa: E402
 
 from benchmarks.quality import sweep  # noqa: E402
 from razor_fast.config import RazorConfig  # noqa: E402
+from razor_fast.tuning import run_once  # noqa: E402
 
 
 def test_one_parameter_at_a_time_and_nothing_twice(tmp_path, monkeypatch):
@@ -22,7 +23,7 @@ def test_one_parameter_at_a_time_and_nothing_twice(tmp_path, monkeypatch):
         made.append(forget)
         return task, RazorConfig(seed=seed, max_rounds=2, retain_tolerance=0.2)
 
-    monkeypatch.setitem(sweep.TASKS, "clip", make)
+    monkeypatch.setitem(sweep.TASKS, "clip", (make, sweep.VARIED))
     given = argparse.Namespace(parameters=["alpha", "rho"], out=tmp_path / "sweep.csv", cache=tmp_path)
     sweep.sweep("clip", "seven", 0, given, rows := [])
     assert [(row["parameter"], float(row["value"])) for row in rows] == [
@@ -40,20 +41,79 @@ def test_one_parameter_at_a_time_and_nothing_twice(tmp_path, monkeypatch):
     assert len(same) == 2 and same[0] == same[1]
 
 
-def rows_of(task="clip", **losses):
+def test_a_slow_demo_has_fewer_values_and_its_own_and_the_default_are_among_them():
+    pytest.importorskip("diffusers")
+    from razor_fast.demo import diffusion, vlm
+
+    for demo, (_, values) in ((vlm, sweep.TASKS["vlm"]), (diffusion, sweep.TASKS["diffusion"])):
+        assert set(values) == set(sweep.VARIED)
+        for parameter, each in values.items():
+            assert {getattr(demo.demo_config(), parameter), getattr(RazorConfig(), parameter)} <= set(each)
+    assert all(getattr(RazorConfig(), parameter) in each for parameter, each in sweep.VARIED.items())
+
+
+def test_rho_and_lambda_forget_act_as_their_product_and_the_weights_as_ratios():
+    def found(**options):
+        row = run_once(ToyTask(), RazorConfig(max_rounds=2, retain_tolerance=0.2, **options))
+        return {name: row[name] for name in ("loss", "edited", "rounds", "probes")}
+
+    halved = found(lambda_forget=0.5)
+    assert found(rho=0.5) == halved == found(lambda_forget=1.0, lambda_retain=2.0, lambda_mismatch=2.0)
+    assert found(lambda_forget=1.0) != halved
+
+
+def rows_of(task="clip", forget="seven", own=None, **losses):
     return [
-        {"task": task, "forget": "seven", "seed": "0", "parameter": name, "value": str(value), "loss": str(loss)}
+        {"task": task, "forget": forget, "seed": "0", "parameter": name, "value": str(value), "loss": str(loss),
+         "own": str((own or {}).get(name, float(getattr(RazorConfig(), name))))}
         for name, pairs in losses.items()
         for value, loss in pairs.items()
-    ]
+    ]  # fmt: skip
 
 
-def test_the_section_names_the_best_value_and_the_default():
+NOISY = {0.0: 0.2, 1.0: 0.23, 2.0: 0.21}
+
+
+def test_noise_is_what_the_demos_own_settings_vary_by():
     pytest.importorskip("matplotlib")
-    from benchmarks.quality.sensitivity import sensitivity, sweep_section
+    from benchmarks.quality.sensitivity import noise
 
-    rows = rows_of(alpha={0.0: 0.2, 0.5: 0.1, 1.0: 0.3}, rho={0.5: 0.2, 1.0: 0.2})
+    rows = rows_of(seed=NOISY) + rows_of(forget="three", seed={0.0: 0.26})
+    assert noise(rows, "clip") == pytest.approx(0.06) and noise(rows, "vlm") is None
+
+
+def test_a_default_is_bettered_held_up_or_of_no_matter_by_more_than_the_noise():
+    pytest.importorskip("matplotlib")
+    from benchmarks.quality.sensitivity import findings, sweep_section
+
+    swept = {"alpha": {0.0: 0.19, 1.0: 0.2}, "rho": {0.5: 0.4, 1.0: 0.2}, "lambda_retain": {1.0: 0.2, 10.0: 0.1}}
+    rows = rows_of(seed=NOISY, **swept) + rows_of("vlm", seed=NOISY, own={"lambda_retain": 10.0}, **swept | {"alpha": {1.0: 0.2}})
+    found = {(each.parameter, each.task): each for each in findings(rows)}
+    assert [found[name, "clip"].verdict for name in swept] == ["even", "holds", "better"]
+    assert found["lambda_retain", "vlm"].own == 10 and found["lambda_retain", "vlm"].best == 10
     lines = sweep_section(rows)
-    assert "| clip | alpha | 1 | 0.300 | 0.5 | 0.100 |" in lines and "| clip | rho | 1 | 0.200 | 1 | 0.200 |" in lines
-    drawn = [axes.get_title() for axes in sensitivity(rows).axes if axes.get_visible()]
-    assert drawn == ["alpha", "rho"]
+    assert "| lambda_retain | VLM demo | 1 | 0.200 | 10 | 0.100 | 10 | 0.100 | 1 | 0.200 | best is better |" in lines
+    assert any(line.startswith("- **Held up**: rho.") for line in lines)
+    assert any(line.startswith("- **Of no matter** among the values tried: alpha.") for line in lines)
+    assert any("**Bettered**: lambda_retain. CLIP demo: 10 leaves 0.100, 1 leaves 0.200; VLM demo" in line for line in lines)
+    unsaid = sweep_section(rows_of(**swept))
+    assert unsaid[-1].endswith("| not told |") and not any("Noise" in line for line in unsaid)
+
+
+def test_of_several_requests_the_mean_counts():
+    pytest.importorskip("matplotlib")
+    from benchmarks.quality.sensitivity import findings
+
+    rows = rows_of(alpha={0.0: 0.1, 1.0: 0.3}) + rows_of(forget="three", alpha={0.0: 0.5, 1.0: 0.1})
+    (found,) = findings(rows)
+    assert found.means == pytest.approx({0.0: 0.3, 1.0: 0.2}) and found.best == 1
+
+
+def test_the_figure_has_a_line_a_demo_and_a_panel_a_setting():
+    pytest.importorskip("matplotlib")
+    from benchmarks.quality.sensitivity import sensitivity
+
+    rows = rows_of(seed=NOISY, alpha={0.0: 0.2, 1.0: 0.3}) + rows_of("vlm", alpha={1.0: 0.3}, rho={0.5: 0.2, 1.0: 0.2})
+    axes = sensitivity(rows).axes
+    assert len(axes) == 6 and [one.get_title() for one in axes[:3]] == ["alpha", "rho", "seed of the loop"]
+    assert [one.get_ylabel() for one in axes[::3]] == ["CLIP demo", "VLM demo"]

@@ -1,71 +1,186 @@
 """The sweep of RAZOR's settings as a figure and as lines of docs/results.md. Reads the rows of sweep.py."""
 
+from dataclasses import dataclass
 from statistics import mean
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from benchmarks.quality.sweep import VARIED
+from benchmarks.quality.sweep import BOUND, VARIED
 from razor_fast.config import RazorConfig
 
-__all__ = ["sensitivity", "sweep_section"]
+__all__ = ["Finding", "findings", "noise", "sensitivity", "sweep_section"]
 
 COLOURS = {"clip": "#c1440e", "vlm": "#2e6f95", "diffusion": "#6a994e"}
+TITLES = {"clip": "CLIP demo", "vlm": "VLM demo", "diffusion": "diffusion demo"}
+NOISE = "seed"  # the parameter that is varied to tell noise, and has no better value
+SETTINGS = tuple(name for name in VARIED if name != NOISE)
+LINEAR = 0.03  # of the figure's loss axis: linear up to here, logarithmic beyond
 
 
 def losses(rows, task, parameter):
-    """{value: losses, one a request} of a task and a parameter, in the order of VARIED."""
+    """{value: losses, one a request} of a task and a parameter, in rising order."""
     some = [row for row in rows if row["task"] == task and row["parameter"] == parameter]
-    found = {v: [float(row["loss"]) for row in some if float(row["value"]) == v] for v in map(float, VARIED[parameter])}
-    return {value: each for value, each in found.items() if each}
+    values = sorted({float(row["value"]) for row in some})
+    return {value: [float(row["loss"]) for row in some if float(row["value"]) == value] for value in values}
+
+
+def own(rows, task, parameter):
+    """The value that the demo itself has."""
+    return next(float(row["own"]) for row in rows if row["task"] == task and row["parameter"] == parameter)
+
+
+def noise(rows, task):
+    """What the loss of the demo's own settings varies by, over requests and draws of the loop: greatest less least. None where
+    it was not measured."""
+    each = [loss for some in losses(rows, task, NOISE).values() for loss in some]
+    return max(each) - min(each) if len(each) > 1 else None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Of one demo and setting, means over its requests. default: RazorConfig's value; own: the demo's."""
+
+    task: str
+    parameter: str
+    default: float
+    own: float
+    means: dict
+    noise: float | None
+
+    @property
+    def best(self):
+        return min(self.means, key=lambda value: (self.means[value], value != self.default, value != self.own))
+
+    @property
+    def worst(self):
+        return max(self.means, key=lambda value: (self.means[value], value != self.default))
+
+    @property
+    def verdict(self):
+        """"better": another value does better than the default by more than the noise; "holds": none does, and some do worse by
+        more; "even": none does either; "": it cannot be said."""
+        if self.noise is None or self.default not in self.means:
+            return ""
+        here = self.means[self.default]
+        if here - self.means[self.best] > self.noise:
+            return "better"
+        return "holds" if self.means[self.worst] - here > self.noise else "even"
+
+
+def findings(rows):
+    """A Finding for each setting and demo that was swept, setting by setting."""
+    swept = {(row["parameter"], row["task"]) for row in rows}
+    return [
+        Finding(task, parameter, float(getattr(RazorConfig(), parameter)), own(rows, task, parameter),
+                {value: mean(each) for value, each in losses(rows, task, parameter).items()}, noise(rows, task))
+        for parameter in SETTINGS for task in COLOURS if (parameter, task) in swept
+    ]  # fmt: skip
 
 
 def sensitivity(rows):
-    """matplotlib Figure: loss against each parameter, one line a demo, dots for its requests; the default is marked."""
+    """matplotlib Figure: a line of panels a demo, a panel a setting: loss against value, dots for requests. The band is the noise
+    around the loss of the demo's own settings, whose value is ringed; RazorConfig's default is dotted."""
+    tasks = [task for task in COLOURS if any(row["task"] == task for row in rows)]
     parameters = [name for name in VARIED if any(row["parameter"] == name for row in rows)]
-    columns = min(4, len(parameters))
-    lines = -(-len(parameters) // columns)
-    figure = Figure(figsize=(2.4 * columns, 2.3 * lines), layout="constrained")
-    axes = figure.subplots(lines, columns, sharey=True, squeeze=False).flatten()
-    for one, parameter in zip(axes, parameters):
-        places = {float(value): place for place, value in enumerate(VARIED[parameter])}
-        for task, colour in COLOURS.items():
-            if found := losses(rows, task, parameter):
-                one.plot([places[v] for v in found], [mean(each) for each in found.values()], color=colour, label=task)
-                for value, each in found.items():
-                    one.plot([places[value]] * len(each), each, ".", color=colour, alpha=0.5)
-        default = places.get(float(getattr(RazorConfig(), parameter)))
-        if default is not None:
-            one.axvline(default, color="black", linestyle=":", linewidth=1)
-        one.set_xticks(list(places.values()), [f"{value:g}" for value in places], fontsize=7)
-        one.set_title(parameter, fontsize=9)
-        one.grid(alpha=0.25)
-    for one in axes[len(parameters) :]:
-        one.set_visible(False)
-    axes[0].legend(fontsize=7, frameon=False)
+    figure = Figure(figsize=(1.45 * len(parameters) + 0.6, 1.75 * len(tasks) + 0.3), layout="constrained")
+    axes = figure.subplots(len(tasks), len(parameters), sharex="col", sharey="row", squeeze=False)
+    for line, task in zip(axes, tasks):
+        for one, parameter in zip(line, parameters):
+            _panel(one, rows, task, parameter)
+        line[0].set_ylabel(TITLES[task], fontsize=9, color=COLOURS[task])
+        top = max(float(row["loss"]) for row in rows if row["task"] == task)
+        line[0].set_ylim(-0.003, max(1.15 * top, LINEAR))
+    for one, parameter in zip(axes[0], parameters):
+        one.set_title("seed of the loop" if parameter == NOISE else parameter, fontsize=9)
     figure.supylabel("loss on validation data", fontsize=9)
     return figure
 
 
+def _panel(one, rows, task, parameter):
+    values = sorted({float(row["value"]) for row in rows if row["parameter"] == parameter})
+    places = {value: place for place, value in enumerate(values)}
+    one.set_yscale("symlog", linthresh=LINEAR, linscale=1.2)
+    one.yaxis.set_major_locator(FixedLocator((0, 0.01, 0.02, 0.03, 0.1, 0.3, 1)))
+    one.yaxis.set_minor_locator(NullLocator())
+    one.yaxis.set_major_formatter(FuncFormatter(lambda loss, _: f"{loss:g}"))
+    one.set_xticks(list(places.values()), [f"{value:g}" for value in places])
+    one.set_xlim(-0.4, len(places) - 0.6)
+    one.tick_params(labelsize=7)
+    one.grid(alpha=0.2)
+    found, colour = losses(rows, task, parameter), COLOURS[task]
+    if not found:
+        return
+    draws = [loss for some in losses(rows, task, NOISE).values() for loss in some]
+    if draws:
+        one.axhspan(min(draws), max(draws), color="black", alpha=0.08, linewidth=0)
+    default = places.get(float(getattr(RazorConfig(), parameter)))
+    if default is not None and parameter != NOISE:
+        one.axvline(default, color="black", linestyle=":", linewidth=1)
+    line = "none" if parameter == NOISE else "-"
+    one.plot([places[v] for v in found], [mean(each) for each in found.values()], color=colour, linestyle=line, linewidth=1.3)
+    for value, each in found.items():
+        one.plot([places[value]] * len(each), each, ".", color=colour, alpha=0.7, markersize=5)
+    here = own(rows, task, parameter)
+    if here in found and parameter != NOISE:
+        one.plot(places[here], mean(found[here]), "o", color=colour, markerfacecolor="none", markersize=8)
+
+
 def sweep_section(rows, figure=None):
-    """Lines of Markdown: of each demo and parameter the value that did best, beside the default."""
-    lines = ["## The defaults", ""]
+    """Lines of Markdown: what the sweep says of each default, then the losses it rests on."""
     requests = dict.fromkeys((row["task"], row["forget"], row["seed"]) for row in rows)
-    listed = ", ".join(f"{task} ({forget}, seed {seed})" for task, forget, seed in requests)
-    lines += [
-        f"`python -m benchmarks.quality.sweep`: one setting of RAZOR at a time, around those of the demo, on validation data of "
-        f"{listed}. The loss is what is left to forget plus what the retain metrics fell by (razor_fast.tuning.loss_of). In the "
-        "figure a dotted line marks RazorConfig's default.", "",
+    tasks = list(dict.fromkeys(task for task, _, _ in requests))
+    listed = "; ".join(f"{TITLES[t]}: {', '.join(f for task, f, _ in requests if task == t)}" for t in tasks)
+    runs = len(requests) + sum(row["value"] != row["own"] for row in rows)
+    found = findings(rows)
+    lines = [
+        "## The defaults", "",
+        f"`python -m benchmarks.quality.sweep`: RAZOR's settings, one at a time, around those of each demo, on validation data. "
+        f"{runs} runs ({listed}). The loss is what is left to forget plus what the retain metrics fell by "
+        "(razor_fast.tuning.loss_of); mean over a demo's requests. A run ends after `max_rounds`, with `extra_rounds` "
+        f"{BOUND['extra_rounds']}. rho and lambda_forget act as their product, and all weights as ratios of each other, since a "
+        "walk's steps have a given length.", "",
     ]  # fmt: skip
     if figure is not None:
-        lines += [f"![loss against each setting]({figure})", ""]
-    lines += ["| demo | setting | default | its loss | best | its loss |", "|---|---|---|---|---|---|"]
-    for task in COLOURS:
-        for parameter in VARIED:
-            found = {value: mean(each) for value, each in losses(rows, task, parameter).items()}
-            if not found:
-                continue
-            default = float(getattr(RazorConfig(), parameter))
-            best = min(found, key=lambda value: (found[value], value != default))
-            own = f"{found[default]:.3f}" if default in found else ""
-            lines.append(f"| {task} | {parameter} | {default:g} | {own} | {best:g} | {found[best]:.3f} |")
+        lines += [f"![loss against each setting]({figure})", "", LEGEND, ""]
+    told = [f"{TITLES[task]} {each:.3f}" for task in tasks if (each := noise(rows, task)) is not None]
+    if told:
+        lines += ["Noise is what the loss of a demo's own settings varies by over requests and seeds of the loop, greatest less "
+                  f"least: {', '.join(told)}. Of RazorConfig's defaults:", "", *_summary(found), ""]  # fmt: skip
+    lines += [f"| setting | demo | {' | '.join(f'{what} | its loss' for what in SHOWN)} | more than noise |", "|---" * 11 + "|"]
+    for each in found:
+        cells = [each.parameter, TITLES[each.task]]
+        for value in (each.default, each.own, each.best, each.worst):
+            cells += [f"{value:g}", f"{each.means[value]:.3f}" if value in each.means else ""]
+        lines.append(f"| {' | '.join(cells)} | {SAID[each.verdict]} |")
+    made = sorted({row["commit"] for row in rows if row.get("commit")})
+    return [*lines, "", f"Made at {', '.join(made)}."] if made else lines
+
+
+LEGEND = "Dots are requests, the ring is the demo's own setting, the dotted line RazorConfig's default, the band the noise."
+SHOWN = ("default", "the demo's own", "best", "worst")
+SAID = {"better": "best is better", "holds": "worst is worse", "even": "nothing", "": "not told"}
+
+
+def _summary(found):
+    """Lines: the defaults that hold, those of no matter, and those that a demo does better without."""
+    verdicts = {name: {each.verdict for each in found if each.parameter == name} for name in SETTINGS}
+    verdicts = {name: of for name, of in verdicts.items() if of - {""}}
+    better = [name for name, of in verdicts.items() if "better" in of]
+    holds = [name for name, of in verdicts.items() if "holds" in of and name not in better]
+    even = [name for name in verdicts if name not in better and name not in holds]
+    lines = []
+    if holds:
+        said = "No value does better by more than the noise on any demo, and some do worse."
+        lines.append(f"- **Held up**: {', '.join(holds)}. {said}")
+    if even:
+        lines.append(f"- **Of no matter** among the values tried: {', '.join(even)}.")
+    for name in better:
+        some = [each for each in found if each.parameter == name and each.verdict == "better"]
+        rest = [TITLES[each.task] for each in found if each.parameter == name and each.verdict in ("holds", "even")]
+        said = "; ".join(
+            f"{TITLES[each.task]}: {each.best:g} leaves {each.means[each.best]:.3f}, {each.default:g} leaves "
+            f"{each.means[each.default]:.3f}" + " (the demo sets its own)" * (each.own != each.default) for each in some
+        )  # fmt: skip
+        lines.append(f"- **Bettered**: {name}. {said}." + f" Not on: {', '.join(rest)}." * bool(rest))
     return lines
