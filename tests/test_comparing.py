@@ -160,6 +160,28 @@ def test_the_section_says_who_is_nearer_and_at_what_time():
     assert "SLUG came nearer than RAZOR; in no more time: SLUG" in text
 
 
+def emoji_row(subject, seed=0, **values):
+    return row(subject, "fluent flat", seed) | {"data": "emoji", **values}
+
+
+def test_without_class_probabilities_the_nearest_is_by_the_accuracies_and_who_does_not_fit_is_said():
+    names = ("forget_accuracy", "in_domain_accuracy", "cross_domain_accuracy")
+    values = {"original": (1.0, 1.0, 1.0), "retrained": (0.06, 1.0, 1.0), "razor": (0.0, 0.97, 1.0), "esd": (0.12, 0.94, 1.0)}
+    rows = [emoji_row(subject, **dict(zip(names, given)), **({} if subject in cells.YARDSTICKS else {"cpu_seconds": 30.0}))
+            for subject, given in values.items()]  # fmt: skip
+    text = "\n".join(section.comparison_section("emoji", rows))
+    assert "(mean of forget, in-domain, cross-domain, without sign; 1 request): RAZOR is the nearest of all. " in text
+    assert "RAZOR 0.030, ESD 0.040." in text and "KL" not in text
+    assert "Not in the table: LoTUS, which fits clip alone: it blurs class probabilities" in text
+    rows[-1] |= {"in_domain_accuracy": 1.0}
+    assert "ESD came nearer than RAZOR; in no more time: ESD. ESD 0.020, RAZOR 0.030." in "\n".join(
+        section.comparison_section("emoji", rows)
+    )
+    rows[-1] |= {"in_domain_accuracy": 0.97}
+    assert "RAZOR is the nearest, as near as ESD. RAZOR 0.030, ESD 0.030." in "\n".join(section.nearest(rows))
+    assert {name: data.family for name, data in DATA.items()} == section.FAMILIES
+
+
 def test_the_figure_has_every_subject():
     pytest.importorskip("matplotlib")
     from benchmarks.quality.comparing.figure import forget_against_retain
@@ -191,6 +213,31 @@ def test_settings_are_chosen_by_the_distance_on_validation_data(small, tmp_path,
     count = len(made)
     choosing.choose(data, folder, tmp_path, ["ssd"], tell=lambda text: None)
     assert made[count:] == [made[count - 1]]
+
+
+class Drawn:
+    """A task of a model that draws, whose retrained one forgets to 0 and keeps all."""
+
+    forget_metric, retain_metrics, reference = "forget_accuracy", ("in_domain_accuracy",), "retrained"
+
+    def draw(self, part):
+        raise AssertionError("images are not compared one by one")
+
+    class_log_probs = draw
+
+    def on(self, reference):
+        assert reference == "retrained"
+        return self
+
+    def evaluate(self, part):
+        assert part == "validation"
+        return {"forget_accuracy": 0.0, "in_domain_accuracy": 1.0, "forget_margin": -3.0}
+
+
+def test_of_models_that_draw_the_shares_are_compared():
+    assert not measures.tells_classes(Drawn())
+    found = {"forget_accuracy": 0.125, "in_domain_accuracy": 0.75, "forget_margin": 9.0}
+    assert choosing.apart(Drawn(), found) == (0.125 + 0.25) / 2
 
 
 def test_of_nearly_equal_settings_the_faster_is_chosen():

@@ -1,10 +1,10 @@
 """Which settings each method is compared with: the best of a small grid on the validation data of a request kept apart.
 
 The request (Data.kept_apart) has a concept and a seed that are not reported. There the retrained model is known, so the best is
-what comes nearest to it: the least KL divergence, mean of what is to go and what is to stay (measures.sides_of), where the family
-tells class probabilities; else tuning.loss_of. Settings within CLOSE of the best that took less than half its time are preferred
-to it. Every method gets the same treatment, and those that train the same bound on their work: grids.BUDGET steps of one
-micro-batch.
+what comes nearest to it: the least KL divergence, mean of what is to go and what is to stay (measures.sides_of); of models that
+draw (measures.tells_classes) the least difference of the metrics, mean of them all, without sign. Settings within CLOSE of the
+best that took less than half its time are preferred to it. Every method gets the same treatment, and those that train the same
+bound on their work: grids.BUDGET steps of one micro-batch.
 """
 
 import json
@@ -14,11 +14,10 @@ from statistics import mean
 
 from razor_fast.evaluation.distance import prediction_distance
 from razor_fast.methods import METHODS, unlearn
-from razor_fast.tuning import loss_of
 
 from .cells import methods_for, told, write
 from .grids import FOLLOW, GRIDS
-from .measures import sides_of
+from .measures import sides_of, tells_classes
 from .settings import chosen_settings, keep_settings
 
 __all__ = ["choose"]
@@ -60,14 +59,13 @@ def tried(task, method, options, seed):
     outcome = unlearn(task, METHODS[method].config(seed=seed, **options), method=method)
     before, after = outcome.metrics["validation"]["before"], outcome.metrics["validation"]["after"]
     try:
-        loss = far(task) if hasattr(task, "class_log_probs") else loss_of(task, before, after)
+        loss = far(task) if tells_classes(task) else apart(task, after)
     finally:
         if outcome.edit is not None:
             outcome.edit.revert(task.model)
-    deciding = (task.forget_metric, *task.retain_metrics)
     return {
         "loss": loss,
-        "shown": {name: [round(before[name], 4), round(after[name], 4)] for name in deciding},
+        "shown": {name: [round(before[name], 4), round(after[name], 4)] for name in deciding(task)},
         "outcome": outcome.outcome,
         "cpu_seconds": time.process_time() - began,
     }
@@ -80,3 +78,13 @@ def far(task):
         (said, _), (wanted, _) = (t.class_log_probs("validation", side) for t in (task, truth))
         found.append(prediction_distance(said, wanted).kl)
     return mean(found)
+
+
+def apart(task, metrics):
+    """Mean difference of validation metrics from the retrained model's, without sign."""
+    truth = task.on(task.reference).evaluate("validation")
+    return mean(abs(metrics[name] - truth[name]) for name in deciding(task))
+
+
+def deciding(task):
+    return (task.forget_metric, *task.retain_metrics)

@@ -5,7 +5,7 @@ from razor_fast.evaluation.privacy import membership_attack
 from razor_fast.evaluation.quantization import SCHEMES, quantized_metrics
 from razor_fast.evaluation.recovery import recovery_curves
 
-__all__ = ["RECOVERY_STEPS", "measured", "sides_of"]
+__all__ = ["RECOVERY_STEPS", "measured", "sides_of", "tells_classes"]
 
 RECOVERY_STEPS = (0, 1, 2, 4, 8, 16)
 RECOVERY_RATE = 1e-3  # of the fine-tuning that tries to bring the concept back: half the highest rate of training
@@ -15,11 +15,11 @@ def measured(task, *, seed, stress=True):
     """{"metrics", "distance", "privacy_error", "possible_stability"} of the model that `task` holds now, those that its family
     tells; with stress also {"quantized", "recovery"}.
 
-    distance: to task.reference on the test samples of each side. quantized: scheme -> metrics. recovery: arm -> [forget metric
-    after each of RECOVERY_STEPS].
+    distance: to task.reference on the test samples of each side, see tells_classes. quantized: scheme -> metrics. recovery: arm
+    -> [forget metric after each of RECOVERY_STEPS].
     """
     found = {"metrics": dict(task.evaluate("test"))}
-    if hasattr(task, "class_log_probs"):
+    if tells_classes(task):
         truth = task.on(task.reference)
         found["distance"] = {side: distance(task, truth, side, seed) for side in sides_of(task)}
         if hasattr(task, "top_captions"):
@@ -36,6 +36,13 @@ def measured(task, *, seed, stress=True):
 def sides_of(task):
     """The sides on which a model is held against the retrained one: what is to go, and all that is to stay."""
     return ("forget", "retain", "neutral") if "neutral_accuracy" in task.retain_metrics else ("forget", "retain")
+
+
+def tells_classes(task):
+    """Whether models are compared by what they say of each sample. Those that draw are not: what one image shows is decided by
+    its noise as much as by the model, and of a style that neither draws any more two models need not draw the same instead.
+    They are compared by shares of images."""
+    return hasattr(task, "class_log_probs") and not hasattr(task, "draw")
 
 
 def distance(task, truth, side, seed):

@@ -3,11 +3,14 @@
 from math import pi
 from statistics import mean
 
+from razor_fast.methods.registry import METHODS
+
 from .bars import means, paired, shared, verdicts
 
 __all__ = ["TITLES", "comparison_section", "nearest"]
 
 TITLES = {"cifar10": "CIFAR-10", "emoji": "emoji styles", "easyvqa": "easy-VQA"}
+FAMILIES = {"cifar10": "clip", "emoji": "diffusion", "easyvqa": "vlm"}
 NAMES = {"original": "original", "retrained": "retrained", "razor": "RAZOR", "slug": "SLUG", "salun": "SalUn", "ssd": "SSD",
          "esd": "ESD", "lotus": "LoTUS", "ga": "gradient ascent", "ft": "fine-tuning", "ga_ft": "ascent, then fine-tuning",
          "random": "random units", "all_layers": "all layers"}  # fmt: skip
@@ -17,6 +20,7 @@ SHARES = {"forget_accuracy": "forget accuracy", "retain_accuracy": "retain accur
           "retrieval_stability": "retrieval stability"}  # fmt: skip
 PLAIN = {"privacy_leakage": "privacy gap", "share": "share edited"}
 ASKED = {"cifar10": 9}  # requests: three classes and three seeds
+ACCURACIES = tuple(name for name in SHARES if name.endswith("_accuracy"))
 AGREEMENT, KL = ("agreement_forget", "agreement_retain"), ("kl_forget", "kl_retain")
 DISTANCES = {"agreement_forget": "agreement, forget", "agreement_retain": "agreement, retain",
              "agreement_neutral": "agreement, neutral", "kl_forget": "KL, forget", "kl_retain": "KL, retain",
@@ -46,12 +50,24 @@ def comparison_section(data, rows, figure=None):
     lines += _table(rows, shares, share) + [""]
     others = {c: n for c, n in (PLAIN | DISTANCES | COST).items() if any(row.get(c) is not None for row in rows)}
     lines += _table(rows, others, number)
-    if data == "cifar10":
+    lines += [""] * bool(unfit := _unfit(FAMILIES[data])) + unfit
+    if data != "cifar10":
+        lines += ["", "Who is nearest to the retrained model:", "", *nearest(rows)]
+    else:
         lines += ["", "The bars, on the mean over the requests:", "", *_bars(rows)]
         for part in (_stability(rows), _privacy(rows), _recovery(rows), nearest(rows)):
             lines += [""] * bool(part) + part
     made = sorted({row["commit"] for row in rows if row.get("commit")})
     return [*lines, "", f"Made at {_count(len(made), 'commit')}: {', '.join(made)}."] if made else lines
+
+
+def _unfit(family):
+    """Which methods are not in the table, by name, and why."""
+    return [
+        f"Not in the table: {NAMES[name]}, which fits {' and '.join(method.families)} alone: {method.reason}."
+        for name, method in METHODS.items()
+        if method.families is not None and family not in method.families
+    ]
 
 
 def _unfinished(rows, asked):
@@ -140,19 +156,31 @@ def _recovery(rows, ours="razor"):
 
 
 def nearest(rows, ours="razor"):
-    """Who is nearest to the retrained model, by agreement and by KL, and who of those spent no more time than RAZOR. On those
-    requests that all of them were measured on."""
-    rows = shared(rows)
-    count = len({(row["concept"], row["seed"]) for row in rows})
+    """Who is nearest to the retrained model, by agreement and by KL, or by the accuracies where there are no class probabilities,
+    and who of those spent no more time than RAZOR. On those requests that all of them were measured on."""
+    rows = with_difference(shared(rows))
+    requests = _count(len({(row["concept"], row["seed"]) for row in rows}), "request")
+    sides = f"mean of forget and retain images; {requests}"
+    told = ", ".join(SHARES[name].removesuffix(" accuracy") for name in _accuracies(rows))
     lines = []
-    for what, columns, better in (("agreement", AGREEMENT, max), ("KL divergence", KL, min)):
+    measures = [
+        ("By agreement with the retrained model", sides, AGREEMENT, max),
+        ("By KL divergence with the retrained model", sides, KL, min),
+    ]
+    if not means(rows, KL):
+        of = f"mean of {told}, without sign; {requests}"
+        measures.append(("By difference from the retrained model's accuracies", of, ("difference",), min))
+    for what, of, columns, better in measures:
         found = {name: v for name, v in means(rows, columns).items() if name not in ("original", "retrained")}
         if ours not in found or len(found) < 2:
             continue
         order = sorted(found, key=found.get, reverse=better is max)
-        before = order[: order.index(ours)]
+        before = [name for name in order if (found[name] > found[ours] if better is max else found[name] < found[ours])]
+        tied = [NAMES[name] for name in order if name != ours and found[name] == found[ours]]
         listed = ", ".join(f"{NAMES[name]} {found[name]:.3f}" for name in order)
-        said = "RAZOR is the nearest of all" if not before else f"{', '.join(NAMES[n] for n in before)} came nearer than RAZOR"
+        said = "RAZOR is the nearest of all" if not tied else f"RAZOR is the nearest, as near as {', '.join(tied)}"
+        if before:
+            said = f"{', '.join(NAMES[name] for name in before)} came nearer than RAZOR"
         cost = means(rows, ("cpu_seconds",))
         cheaper = [NAMES[name] for name in before if cost.get(name, 0) <= cost.get(ours, 0)]
         spent = [v for name, v in cost.items() if name in found and name != ours]
@@ -160,6 +188,22 @@ def nearest(rows, ours="razor"):
             said += f", but took {cost[ours]:.0f} CPU seconds where the others took {min(spent):.0f} to {max(spent):.0f}"
         if before:
             said += f"; in no more time: {', '.join(cheaper) or 'none of them'}"
-        of = f"mean of forget and retain images; {_count(count, 'request')}"
-        lines.append(f"- By {what} with the retrained model ({of}): {said}. {listed}.")
+        lines.append(f"- {what} ({of}): {said}. {listed}.")
     return lines
+
+
+def with_difference(rows):
+    """The rows, each with the mean difference of its accuracies from those of its request's retrained model, without sign."""
+    names = _accuracies(rows)
+    truths = {(row["concept"], row["seed"]): row for row in rows if row["subject"] == "retrained"}
+    found = []
+    for row in rows:
+        truth = truths.get((row["concept"], row["seed"]), {})
+        pairs = [(row.get(name), truth.get(name)) for name in names]
+        whole = pairs and all(value is not None for pair in pairs for value in pair)
+        found.append(row | {"difference": mean(abs(a - b) for a, b in pairs) if whole else None})
+    return found
+
+
+def _accuracies(rows):
+    return [name for name in ACCURACIES if any(row.get(name) is not None for row in rows)]
