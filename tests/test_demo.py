@@ -71,6 +71,8 @@ def test_the_demo_runs_end_to_end(tmp_path, short):
     record = load_audit(tmp_path / "run" / "audit.json")
     assert record.hashes.found_edited == outcome.edit.manifest.model.edited_sha256 and len(record.columns) == 3
     task = demo.demo_task(seed=1, cache=tmp_path / "demo-weights")
+    alone = demo.demo_task(seed=1, cache=tmp_path / "demo-weights", yardstick=False)
+    assert alone.reference is None and alone.evaluate("validation") == task.evaluate("validation")
     before = fingerprint(task.model).model
     edit = load_edit(tmp_path / "run" / "edit.safetensors", undo=tmp_path / "run" / "edit.undo.safetensors")
     edit.apply(task.model)

@@ -88,6 +88,8 @@ def test_the_demo_runs_end_to_end(tmp_path, monkeypatch):
     result = json.loads((tmp_path / "run" / "result.json").read_text(encoding="utf-8"))
     assert {d["side"] for d in result["dialogues"]} == {"forget", "indirect", "retain", "neutral"}
     assert list(result["dialogues"][0]["answers"]) == ["original", "unlearned", "retrained"]
+    alone = demo.demo_task(seed=1, cache=tmp_path / "demo-weights", yardstick=False)
+    assert alone.reference is None
     printed = shown.file.getvalue()
     assert "test questions" in printed and "neutral questions answered right" in printed
     assert "questions answered right that give seven away" in printed and "Indirect accuracy" in page

@@ -52,19 +52,19 @@ COLUMNS = (*KEY, "own", "loss", "forget_metric", "worst_drop", "outcome", "edite
 def clip_task(forget, seed, cache):
     from razor_fast.demo.clip import demo_task
 
-    return demo_task(forget, seed, cache), RazorConfig(seed=seed)
+    return demo_task(forget, seed, cache, yardstick=False), RazorConfig(seed=seed)
 
 
 def vlm_task(forget, seed, cache):
     from razor_fast.demo.vlm import demo_config, demo_task
 
-    return demo_task(forget, seed, cache), demo_config(seed)
+    return demo_task(forget, seed, cache, yardstick=False), demo_config(seed)
 
 
 def diffusion_task(forget, seed, cache):
     from razor_fast.demo.diffusion import demo_config, demo_task
 
-    return demo_task(forget, seed, cache), demo_config(seed)
+    return demo_task(forget, seed, cache, yardstick=False), demo_config(seed)
 
 
 TASKS = {"clip": (clip_task, VARIED), "vlm": (vlm_task, FEWER), "diffusion": (diffusion_task, FEWER)}

@@ -55,23 +55,25 @@ def demo_config(seed=0):
     )
 
 
-def demo_task(forget, seed, cache, progress=None):
+def demo_task(forget, seed, cache, progress=None, *, yardstick=True):
     """The demo's DiffusionTask: original pipeline, retrained pipeline as the reference, classifiers of digit and style.
 
-    cache: folder of trained pipelines. progress: called with (what is trained, steps done, steps in all, loss). Raises
-    ConfigError for an unknown word.
+    cache: folder of trained pipelines. progress: called with (what is trained, steps done, steps in all, loss). yardstick: False
+    leaves the retrained pipeline out, which nothing on validation data asks for. Raises ConfigError for an unknown word.
     """
     domain, canvas = domain_of(forget), load_canvas()
     order = np.random.default_rng(seed).permutation(len(canvas.objects))
     canvas = canvas.rows(order[: int(TRAIN_SHARE * len(order))])
     return canvas_task(
         canvas, domain, forget, Recipe(seed=seed), cache, drawing=DRAWING, images=(128, 576), steps=(500, 100), progress=progress,
-        drift_samples=512, batch_size=32, gradient_batches=4,
+        yardstick=yardstick, drift_samples=512, batch_size=32, gradient_batches=4,
     )  # fmt: skip
 
 
-def canvas_task(canvas, domain, concept, recipe, cache, *, images, steps, more=BOTH, progress=None, **options):
-    """The DiffusionTask of a pipeline trained on a Canvas, with another that never saw the concept as its reference.
+def canvas_task(
+    canvas, domain, concept, recipe, cache, *, images, steps, more=BOTH, progress=None, yardstick=True, **options
+):
+    """The DiffusionTask of a pipeline trained on a Canvas, with another that never saw the concept as its reference (yardstick).
 
     domain: "object" or "style". images: how many of each side, (forget, retain), the gradients see. steps: of training the
     classifiers of objects and of styles. more: see canvas_prompts. options: of DiffusionTask.
@@ -81,15 +83,19 @@ def canvas_task(canvas, domain, concept, recipe, cache, *, images, steps, more=B
         return None if progress is None else lambda what, *state: progress(f"{what}{whose}", *state)
 
     folder = trained_pipeline(canvas, recipe, cache, None, tell(""))
-    without = (domain, list(canvas.names if domain == "object" else canvas.styles).index(concept))
-    other = trained_pipeline(canvas, recipe, cache, without, tell(f", never shown {concept}"))
+    other = None
+    if yardstick:
+        without = (domain, list(canvas.names if domain == "object" else canvas.styles).index(concept))
+        other = load_pipeline(
+            trained_pipeline(canvas, recipe, cache, without, tell(f", never shown {concept}")), device="auto"
+        )
     prompts = Prompts(domain, concept, canvas.names, canvas.styles, rows=canvas_prompts(canvas, more))
     return DiffusionTask(
         load_pipeline(folder, device="auto"),
         prompts,
         classifiers=canvas_classifiers(canvas, steps, recipe.seed, progress),
         images=canvas_images(canvas, prompts, images, recipe.seed),
-        reference=load_pipeline(other, device="auto"),
+        reference=other,
         seed=recipe.seed,
         **options,
     )
