@@ -3,6 +3,7 @@
 import copy
 import json
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,18 +13,19 @@ from toy import ToyTask, model_bytes
 pytest.importorskip("torchao")
 pytest.importorskip("bitsandbytes")
 
-from razor_fast.audit import AuditOptions, audit_edit, revert_in_order, unlearn_in_sequence  # noqa: E402
+from razor_fast.audit import AuditOptions, audit_edit, revert_in_order, stress, unlearn_in_sequence  # noqa: E402
 from razor_fast.audit import assemble as assembling  # noqa: E402
 from razor_fast.data import DataWarning, Parts  # noqa: E402
 from razor_fast.edit import Edit, read_slices  # noqa: E402
-from razor_fast.errors import BaseMismatchError, ConfigError, EditError  # noqa: E402
+from razor_fast.errors import BaseMismatchError, ConfigError, EditError, MissingPackageError  # noqa: E402
 from razor_fast.evaluation.intervals import mean_interval  # noqa: E402
 from razor_fast.evaluation.quantization import quantized_metrics  # noqa: E402
 from razor_fast.evaluation.recovery import recovery_curves  # noqa: E402
 from razor_fast.fingerprint import fingerprint  # noqa: E402
-from razor_fast.report import audit_html, audit_schema, load_audit, save_audit  # noqa: E402
+from razor_fast.report import audit_html, audit_schema, load_audit, save_audit, words  # noqa: E402
 from razor_fast.report.audit_findings import findings, verdict  # noqa: E402
-from razor_fast.report.audit_record import audit_text  # noqa: E402
+from razor_fast.report.audit_record import AuditRecord, audit_text  # noqa: E402
+from razor_fast.report.markup import unit_name  # noqa: E402
 from razor_fast.units import find_units  # noqa: E402
 
 OPTIONS = AuditOptions(schemes=("int8", "nf4"), samples=(1, 20), steps=(0, 2), resamples=200, attack_seeds=2)
@@ -109,16 +111,22 @@ def test_the_record_survives_the_disk_and_the_page_needs_nothing_else(audited, t
     save_audit(record, tmp_path / "audit.json", tmp_path / "audit.html")
     again = load_audit(tmp_path / "audit.json")
     assert audit_text(again) == audit_text(record) and audit_html(again) == audit_html(record)
-    page = (tmp_path / "audit.html").read_text(encoding="utf-8")
+    page, metric = (tmp_path / "audit.html").read_text(encoding="utf-8"), record.column("unlearned").metrics["retain_alignment"]
     assert "http" not in page.replace("http-equiv", "") and "<script" not in page
     for shown in (
         "Membership attacks",
         "nf4",
         "Fine-tuned on 1 forget sample",
         "only 9 samples at hand",
-        record.hashes.edit,
+        *(unit_name(unit.name) for unit in record.edit.units),
+        words.share(record.edit.units[0].relative_change),
+        f"<small>[{words.value(metric.low, 'cosine')}, {words.value(metric.high, 'cosine')}]</small>",
+        *(value for value in record.hashes.model_dump().values()),
+        *record.versions.values(),
+        *record.versions,
+        *record.seeds,
     ):
-        assert shown in page
+        assert shown in page, shown
     schema = json.loads(audit_schema())
     assert set(json.loads(audit_text(record))) == set(schema["properties"])
     broken = json.loads(audit_text(record)) | {"format_version": 2}
@@ -198,6 +206,23 @@ def test_what_a_task_does_not_offer_is_left_out_and_said():
     assert record.column("unlearned").metrics["known"].low is None
     state, label, sentences = verdict(record)
     assert state == "mixed" and "Not examined" in sentences[-1] and "Question by question" in audit_html(record)
+
+
+def test_a_quantization_whose_library_is_missing_is_left_out_and_said(monkeypatch):
+    def check(scheme):
+        if scheme == "nf4":
+            raise MissingPackageError("install bitsandbytes")
+
+    monkeypatch.setattr(stress, "check_scheme", check)
+    skipped = []
+    assert list(stress.quantization_rows(AuditOptions(), skipped).metrics) == ["int8", "int4"]
+    assert skipped == [{"part": "quantization to nf4", "reason": "install bitsandbytes"}]
+
+
+def test_the_documentation_names_every_field_of_the_record():
+    page = (Path(__file__).parent.parent / "docs" / "audit.md").read_text(encoding="utf-8").split("## The record")[1]
+    named = {name.strip() for line in page.splitlines() if line.startswith("| ") for name in line.split("|")[1].split(",")}
+    assert set(AuditRecord.model_fields) - {"format", "format_version"} <= named
 
 
 def test_options_are_checked():

@@ -1,6 +1,7 @@
 """Each method against its paper's update, written down in plain torch in float64: no operator, no code of razor_fast."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -179,6 +180,15 @@ def test_the_pareto_front_is_strict():
         assert [points[i][0] for i in front] == sorted((points[i][0] for i in front), reverse=True)
 
 
+def test_each_tower_has_a_front_of_its_own():
+    """A layer that another tower's would beat stands; the alignment is the cosine's magnitude; no forget gradient, no place."""
+    layers = {"a": ("image", 4, 0.1), "b": ("image", 3, 0.2), "c": ("text", 2, -0.3), "d": ("text", 1, -0.5),
+              "e": ("text", 0.5, 0.2), "f": ("text", 0, 0)}  # fmt: skip
+    units = {name: SimpleNamespace(tower=tower) for name, (tower, _, _) in layers.items()}
+    rows = [SimpleNamespace(unit=name, ratio=ratio, cosine=cosine) for name, (_, ratio, cosine) in layers.items()]
+    assert [row.unit for row in slug.front_of(rows, units)] == ["a", "c", "e"]
+
+
 def test_slug_takes_one_step_along_the_forget_gradient_of_a_layer_of_the_front():
     task, reference, found = SmallTask(), SmallTask(), []
     outcome = rf.unlearn(task, EVERY["slug"], method="slug", on_event=found.append)
@@ -235,18 +245,23 @@ def test_gumbel_noise_is_gumbel():
     assert abs(noise.mean().item() - 0.5772) < 0.01
 
 
-def test_lotus_distils_the_original():
+@pytest.mark.parametrize("unseen", [0.0, None])
+def test_lotus_distils_the_original(unseen):
     task, reference = SmallTask(), SmallTask()
-    rf.unlearn(task, TRAINS["lotus"], method="lotus")
+    rf.unlearn(task, TRAINS["lotus"].model_copy(update={"unseen_accuracy": unseen}), method="lotus")
     model, data = reference.model, reference.data
     with torch.no_grad():
+        if unseen is None:  # the paper's own: the original's, on samples that it never saw
+            x, y = data["retain.validation"]
+            unseen = (model(x).argmax(1) == y).double().mean().item()
+            assert 0 < unseen < 1
         teacher = {s: model(data[f"{s}.train"][0]).log_softmax(1) for s in ("forget", "retain")}
     generator, optimizer = torch.Generator().manual_seed(0), torch.optim.AdamW(model.parameters(), 0.01, weight_decay=0.0)
     kept = (b for epoch in range(99) for b in reference.batches("retain.train", epoch, 0))
     for epoch in range(3):
         with torch.no_grad():
             x, y = data["forget.train"]
-            tau = math.exp(2.0 * ((model(x).argmax(1) == y).double().mean().item() - 0.0))
+            tau = math.exp(2.0 * ((model(x).argmax(1) == y).double().mean().item() - unseen))
         for rows, x, _ in reference.batches("forget.train", epoch, 0):
             uniform = torch.rand(len(rows), CLASSES, generator=generator, dtype=torch.float64)
             soft = ((teacher["forget"][rows] - torch.log(-torch.log(uniform))) / tau).softmax(1)

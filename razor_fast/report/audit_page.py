@@ -179,7 +179,8 @@ def _quantization(record):
             f'<td class="n">{esc(share)}</td><td class="n">{esc(kept)}</td></tr>'
         )
     caption = (
-        "Weight-only. Codes changed: share of the edited weights whose quantized code differs from that of the original weight. "
+        "Weight-only. Codes changed: share of the edited weights that are quantized whose code differs from that of the original "
+        "weight. "
         "Step kept: how much of the edit\u2019s step the quantized weights still take; 1 is all of it."
     )
     body = table(["Scheme", "Verdict", "Bar", "Codes changed", "Step kept"], rows, caption, "dense", numeric={2, 3, 4})
