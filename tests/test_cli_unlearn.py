@@ -151,6 +151,19 @@ def test_one_call_on_a_run_makes_the_whole_record(home, finished, tmp_path):
     assert (tmp_path / "alone" / "audit.html").is_file() and "Is it forgotten?" not in done.stdout and not done.stderr
 
 
+def test_one_call_on_a_saved_edit_leaves_nothing_out(home, finished, tmp_path):
+    for library in ("matplotlib", "torchao", "bitsandbytes"):
+        pytest.importorskip(library)
+    (home / "audit.yaml").write_text(YAML.replace("model: {", "reference: {").splitlines()[0] + "\n" + YAML)
+    alone = shutil.copy(finished[0] / "edit.safetensors", tmp_path)
+    good("evaluate", alone, "--config", home / "audit.yaml", *SHORT[:-2], "--quiet")
+    record = json.loads((tmp_path / "audit.json").read_text())
+    assert record["skipped"] == [] and [column["name"] for column in record["columns"]] == ["original", "unlearned", "retrained"]
+    assert [row["scheme"] for row in record["quantization"]] == ["int8", "int4", "nf4"]
+    assert all(record[part] for part in ("differences", "distances", "attacks", "recovery", "edit", "seeds", "versions"))
+    assert (tmp_path / "audit.html").is_file()
+
+
 def test_an_audit_that_cannot_be_made_is_refused_before_anything_is_loaded(finished, tmp_path):
     folder, _ = finished
     refused("EditError", "holds no edit.safetensors", "evaluate", tmp_path)

@@ -1,6 +1,7 @@
 """Agreement and KL against plain sums, class by class."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -61,3 +62,10 @@ def test_the_five_aliases_name_metrics_that_a_clip_task_reports():
     assert aliases_of("clip")["forget_retrieval"] == "M2"
     with pytest.raises(ConfigError, match="forget retrieval"):
         metric_name("M2", "vlm")
+
+
+def test_the_table_of_aliases_in_the_documentation_is_that_of_the_code():
+    page = (Path(__file__).parent.parent / "docs" / "metrics.md").read_text(encoding="utf-8")
+    rows = [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in page.splitlines() if line.startswith("| M")]
+    families = ("clip", "diffusion", "vlm")
+    assert rows == [[alias, MEANINGS[alias], *(ALIASES[f].get(alias, "") for f in families)] for alias in MEANINGS]
