@@ -178,8 +178,22 @@ def test_without_class_probabilities_the_nearest_is_by_the_accuracies_and_who_do
         section.comparison_section("emoji", rows)
     )
     rows[-1] |= {"in_domain_accuracy": 0.97}
-    assert "RAZOR is the nearest, as near as ESD. RAZOR 0.030, ESD 0.030." in "\n".join(section.nearest(rows))
+    assert "RAZOR is the nearest, as near as ESD. RAZOR 0.030, ESD 0.030." in "\n".join(section.nearest(rows, accuracies=True))
     assert {name: data.family for name, data in DATA.items()} == section.FAMILIES
+
+
+def test_of_questions_the_neutral_ones_count_as_much():
+    kept = {f"agreement_{side}": 0.5 for side in ("forget", "retain", "neutral")}
+    truth = {"forget_accuracy": 0.0, "retain_accuracy": 0.9, "neutral_accuracy": 0.9, "indirect_accuracy": 0.5}
+    rows = [row("retrained", **truth)]
+    for subject, neutral, seconds in (("razor", 0.3, 20.0), ("ft", 0.6, 10.0)):
+        distances = {"kl_forget": 0.3 - neutral / 3, "kl_retain": 0.1, "kl_neutral": neutral}
+        rows.append(row(subject, **truth | {"indirect_accuracy": neutral}, **kept, **distances, cpu_seconds=seconds))
+    text = "\n".join(section.comparison_section("easyvqa", rows))
+    assert "(mean of forget, retain and neutral questions; 1 request): RAZOR is the nearest of all, but took 20" in text
+    assert "RAZOR 0.200, fine-tuning 0.267." in text and "RAZOR is the nearest, as near as fine-tuning" in text
+    assert "(mean of forget, retain, neutral, indirect, without sign; 1 request): fine-tuning came nearer than RAZOR" in text
+    assert "which were chosen on validation questions of the triangle" in text and "indirect accuracy" in text
 
 
 def test_the_figure_has_every_subject():

@@ -21,10 +21,16 @@ SHARES = {"forget_accuracy": "forget accuracy", "retain_accuracy": "retain accur
 PLAIN = {"privacy_leakage": "privacy gap", "share": "share edited"}
 ASKED = {"cifar10": 9}  # requests: three classes and three seeds
 ACCURACIES = tuple(name for name in SHARES if name.endswith("_accuracy"))
-AGREEMENT, KL = ("agreement_forget", "agreement_retain"), ("kl_forget", "kl_retain")
+AGREEMENT, KL = (tuple(f"{what}_{side}" for side in ("forget", "retain", "neutral")) for what in ("agreement", "kl"))
 DISTANCES = {"agreement_forget": "agreement, forget", "agreement_retain": "agreement, retain",
              "agreement_neutral": "agreement, neutral", "kl_forget": "KL, forget", "kl_retain": "KL, retain",
              "kl_neutral": "KL, neutral"}  # fmt: skip
+NOTES = {
+    "easyvqa": "A request is on shapes (or colours). Forget questions ask which shape it is, about images of the concept; retain "
+    "questions are on shapes about other images, neutral ones on colours about any; indirect ones are yes or no questions on "
+    "shapes about images of the concept, which nothing is trained on. RAZOR's grid begins from the settings of "
+    "benchmarks/quality/easyvqa.py, which were chosen on validation questions of the triangle."
+}
 COST = {"gradient_evaluations": "gradient evaluations", "cpu_seconds": "CPU seconds"}
 
 
@@ -42,6 +48,7 @@ def comparison_section(data, rows, figure=None):
         "seconds are those of one core, with the measuring before and after. Methods that train take at most the steps of "
         "settings.json there (max_steps), RAZOR what its loop takes: read nearness beside cost.", "",
     ]  # fmt: skip
+    lines += [NOTES[data], ""] if data in NOTES else []
     if unfinished := _unfinished(rows, ASKED.get(data, 0)):
         lines += [unfinished, ""]
     if figure is not None:
@@ -52,7 +59,7 @@ def comparison_section(data, rows, figure=None):
     lines += _table(rows, others, number)
     lines += [""] * bool(unfit := _unfit(FAMILIES[data])) + unfit
     if data != "cifar10":
-        lines += ["", "Who is nearest to the retrained model:", "", *nearest(rows)]
+        lines += ["", "Who is nearest to the retrained model:", "", *nearest(rows, accuracies=True)]
     else:
         lines += ["", "The bars, on the mean over the requests:", "", *_bars(rows)]
         for part in (_stability(rows), _privacy(rows), _recovery(rows), nearest(rows)):
@@ -155,19 +162,22 @@ def _recovery(rows, ours="razor"):
     ]
 
 
-def nearest(rows, ours="razor"):
-    """Who is nearest to the retrained model, by agreement and by KL, or by the accuracies where there are no class probabilities,
-    and who of those spent no more time than RAZOR. On those requests that all of them were measured on."""
+def nearest(rows, ours="razor", *, accuracies=False):
+    """Who is nearest to the retrained model, by agreement and by KL where there are class probabilities, and by the accuracies
+    where that is asked for, and who of those spent no more time than RAZOR. On those requests that all of them were measured
+    on."""
     rows = with_difference(shared(rows))
     requests = _count(len({(row["concept"], row["seed"]) for row in rows}), "request")
-    sides = f"mean of forget and retain images; {requests}"
+    asked = any(row.get("kl_neutral") is not None for row in rows)  # of questions, there is a third side
+    agreement, kl = (AGREEMENT, KL) if asked else (AGREEMENT[:2], KL[:2])
+    sides = f"mean of forget{', retain and neutral questions' if asked else ' and retain images'}; {requests}"
     told = ", ".join(SHARES[name].removesuffix(" accuracy") for name in _accuracies(rows))
     lines = []
     measures = [
-        ("By agreement with the retrained model", sides, AGREEMENT, max),
-        ("By KL divergence with the retrained model", sides, KL, min),
+        ("By agreement with the retrained model", sides, agreement, max),
+        ("By KL divergence with the retrained model", sides, kl, min),
     ]
-    if not means(rows, KL):
+    if accuracies:
         of = f"mean of {told}, without sign; {requests}"
         measures.append(("By difference from the retrained model's accuracies", of, ("difference",), min))
     for what, of, columns, better in measures:
