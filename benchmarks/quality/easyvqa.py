@@ -71,15 +71,18 @@ def recipe_of(size, seed):
     )  # fmt: skip
 
 
-def easyvqa_task(folder, cache, concept, seed, size, progress):
+def easyvqa_task(folder, cache, concept, seed, size, progress, *, tested=None):
     """The VlmTask of a request, its models trained or taken from the folder `cache`.
 
-    progress: called with (steps done, steps in all, loss) of training.
+    tested: so many test questions of a side in place of the size's. progress: called with (steps done, steps in all, loss) of
+    training.
     """
     recipe = recipe_of(size, seed)
     original, other = (trained(cache, recipe, folder, without, progress) for without in (None, concept))
+    train, validation, test = SIZES[size][2]
+    most = train, validation, test if tested is None else tested
     return VlmTask.from_pretrained(
-        original, data.parts_of(concept, folder, seed, SIZES[size][2]), concept, device="cpu", reference=other,
+        original, data.parts_of(concept, folder, seed, most), concept, device="cpu", reference=other,
         match="exact", max_new_tokens=4, batch_size=24, gradient_batches=2, evaluation_batch_size=64, seed=seed,
     )  # fmt: skip
 

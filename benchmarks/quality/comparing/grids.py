@@ -51,11 +51,11 @@ GRIDS = {
         "ga_ft": passes(1e-5, 1e-4, steps=BUDGET // 10, retain_epochs=BUDGET, retain_max_steps=BUDGET),
     },
     "easyvqa": {
-        "razor": [EASYVQA, {**EASYVQA, "overshoot": False}],
-        "salun": trained(1e-4, 5e-4),
-        "ssd": [{"alpha": alpha} for alpha in (1.5, 2.0, 3.0)],
+        "razor": [EASYVQA],
+        "salun": trained(1e-4, 5e-4, max_steps=BUDGET // 2),
+        "ssd": [{"alpha": alpha} for alpha in (1.2, 1.5, 1.8)],  # half of the micro-batches are to forget: over 2 does nothing
         "ga": trained(1e-5, 1e-4, max_steps=BUDGET // 10),
-        "ft": trained(1e-4, 5e-4),
-        "ga_ft": trained(1e-5, 1e-4, max_steps=BUDGET // 10, retain_max_steps=BUDGET),
+        "ft": trained(1e-4, 1e-3, max_steps=BUDGET // 2),
+        "ga_ft": trained(3e-5, 1e-4, max_steps=BUDGET // 10, retain_max_steps=BUDGET // 2),
     },
 }
