@@ -86,6 +86,11 @@ class RazorConfig(MethodConfig):
     )
     inner_steps: int = Field(8, ge=1, description="gradient steps that form a round's direction; the paper's is 1")
     inner_share: float = Field(0.02, gt=0, description="length of an inner step, as a share of the norm of what moves")
+    direction: Literal["walk", "natural"] = Field(
+        "walk", description="of a round: where a walk of inner_steps leads; or the natural gradient in the metric of the "
+        "mismatch loss, for fp32 weights"
+    )  # fmt: skip
+    curvature_steps: int = Field(32, ge=1, description="conjugate-gradient steps of direction natural, a mismatch gradient each")
     step: Literal["per_unit", "joint"] = Field(
         "per_unit", description="search one step size a unit, or one for all of K"
     )

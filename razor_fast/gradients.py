@@ -154,6 +154,13 @@ class GradientSource:
             return self.set_direction(step, self._sides(recorder, wanted, draw, partial=True))
         step.set_combined(self._weighted(step.units, wanted, draw))
 
+    def mismatch(self, step, draw):
+        """The mismatch gradient of a StepState's units at the weights that the model holds, flat like the state's base."""
+        losses = self.losses
+        gradient = self._weighted(step.units, {"mismatch": 1.0}, draw)
+        self.losses = losses
+        return step.flat(gradient)
+
     def _weighted(self, units, wanted, draw):
         """Gradients of the weighted sum of some sides: {parameter name: tensor or None}; None where no side reaches `units`."""
         recorder = ScoreRecorder(self.task.model, units, freeze_others=True)

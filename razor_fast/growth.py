@@ -31,6 +31,7 @@ from .events import (
 )
 from .gradients import GradientSource
 from .judge import Judge
+from .natural import NaturalStep, check_precision
 from .search import StepSearch
 from .selection import select
 from .step import StepState
@@ -82,6 +83,8 @@ def unlearn_events(task, config=None, *, units=None, run=None):
             split_groups=config.split_groups,
         )
     units.check_model(task.model)
+    if config.direction == "natural":
+        check_precision(units)
     if not len(units):
         raise ModelError("no unit is left to choose from; widen include, or narrow exclude")
     loop = _Loop(task, config, units, run)
@@ -314,7 +317,7 @@ class _Loop:
         return [self.walk(group) for group in ([[n] for n in members] if self.config.step == "per_unit" else [members])]
 
     def walk(self, members):
-        return Walk(
+        return (NaturalStep if self.config.direction == "natural" else Walk)(
             members[0] if len(members) == 1 else "joint",
             self.units.subset(members),
             self.source,

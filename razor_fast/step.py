@@ -90,12 +90,14 @@ class StepState:
 
     def set_combined(self, gradient):
         """Gather one gradient, already the weighted sum of the sides: dict parameter name -> tensor or None. None: no way."""
-        names = self.units.parameters
-        flat = torch.zeros_like(self.base)
-        if gradient is not None:
-            flat = ops.segment_gather([gradient.get(name) for name in names], self.plan, self.base.dtype)
-        self.gradients = {"forget": flat, "retain": None, "mismatch": None}
+        self.gradients = {"forget": self.flat(gradient), "retain": None, "mismatch": None}
         self.coefficients = (1.0, 0.0, 0.0)
+
+    def flat(self, gradient):
+        """A gradient, dict parameter name -> tensor or None, flat like the base; zeros for None."""
+        if gradient is None:
+            return torch.zeros_like(self.base)
+        return ops.segment_gather([gradient.get(name) for name in self.units.parameters], self.plan, self.base.dtype)
 
     def set_flat(self, found):
         """Take directions that are at hand: dict unit name -> its values, flat, in the order of its slices."""
@@ -117,10 +119,25 @@ class StepState:
 
     def set_displacement(self, start):
         """Make the way from `start`, a place(), to the present base the direction (eta = 1 walks it), and go back there."""
-        way = start[0] - self.base
-        self.gradients = {"forget": way, "retain": None, "mismatch": None}
-        self.coefficients = (1.0, 0.0, 0.0)
+        self.set_way(self.base - start[0])
         self.go_to(start)
+
+    def set_way(self, way):
+        """Make a displacement, flat like the base, the direction: eta = 1 walks it."""
+        self.gradients = {"forget": -way, "retain": None, "mismatch": None}
+        self.coefficients = (1.0, 0.0, 0.0)
+
+    def direction(self):
+        """The direction, flat like the base: the weighted sum of the gradients. A step of eta goes -eta times along it."""
+        direction = torch.zeros_like(self.base)
+        for gradient, c in zip(self.gradients.values(), self.coefficients):
+            if gradient is not None:
+                direction.add_(gradient, alpha=c)
+        return direction
+
+    def inner(self, x, y):
+        """Inner product of two flat buffers over all that moves, on every rank, in fp64."""
+        return sum(self._products(x, y).values())
 
     def take_over(self, other):
         """Take the values of another state's units, which are among these and which it has moved and written."""
@@ -134,11 +151,7 @@ class StepState:
 
         Raises NonFiniteError, naming the unit, where either is NaN or infinite.
         """
-        direction = torch.zeros_like(self.base)
-        for gradient, c in zip(self.gradients.values(), self.coefficients):
-            if gradient is not None:
-                direction.add_(gradient, alpha=c)
-        found = self._norms(self.base), self._norms(direction)
+        found = self._norms(self.base), self._norms(self.direction())
         for what, norms in zip(("weights", "step direction"), found):
             bad = next((name for name, norm in norms.items() if not math.isfinite(norm)), None)
             if bad is not None:

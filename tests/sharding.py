@@ -501,7 +501,7 @@ def toy_model(stack):
     return model if stack == "whole" else wrap(stack, model)
 
 
-def unlearned(stack, folder, interrupt=None):
+def unlearned(stack, folder, interrupt=None, direction="walk"):
     """A run of the whole loop: (units chosen by round, the edit's sha256, its values, the outcome). interrupt: the round in
     whose search it is killed."""
 
@@ -516,7 +516,9 @@ def unlearned(stack, folder, interrupt=None):
     task = ToyTask(model, toy_model("whole"), **mixed)
     events = []
     try:
-        config = rf.RazorConfig(inner_steps=2, max_probes=4, initial_units=1, retain_tolerance=0.04, max_rounds=2)
+        config = rf.RazorConfig(
+            inner_steps=2, max_probes=4, initial_units=1, retain_tolerance=0.04, max_rounds=2, direction=direction
+        )
         outcome = rf.unlearn(task, config, run_directory=folder, on_event=on_event)
     except KeyboardInterrupt:
         return None

@@ -16,7 +16,7 @@ DEPTHS = {
     "search": 2, "threads": 2, "scoring": 5, "selection": 6, "recording": 6, "recorder": 7, "step": 6, "memory": 1,
     "edit": 7, "merge": 8, "run_directory": 7,
     "report": 7, "families": 8, "growth": 9, "tuning": 10, "methods": 10, "progress": 10, "run_config": 9, "run_schema": 10,
-    "contents": 1, "cost": 1, "gradients": 8, "prefix": 2, "walk": 7,  # of the loop
+    "contents": 1, "cost": 1, "gradients": 8, "prefix": 2, "walk": 7, "natural": 7,  # of the loop
     "audit": 10, "run_request": 2,
     "integrations": 10, "demo": 11, "cli": 12,
     "__init__": 13, "__main__": 13,

@@ -101,15 +101,17 @@ def pair():
         yield found
 
 
+@pytest.mark.parametrize("direction", ["walk", "natural"])
 @pytest.mark.parametrize("stack", ["fsdp", "tp"])
-def test_the_loop_takes_the_same_decisions_and_one_rank_writes(pair, stack, tmp_path):
-    results = pair.run("sharding:unlearned", stack, str(tmp_path / "run"))
+def test_the_loop_takes_the_same_decisions_and_one_rank_writes(pair, stack, direction, tmp_path):
+    results = pair.run("sharding:unlearned", stack, str(tmp_path / "run"), direction=direction)
     assert len({sha256 for _, sha256, _, _ in results}) == 1
-    decided, _, values, ended = sharding.unlearned("whole", str(tmp_path / "whole"))
+    decided, _, values, ended = sharding.unlearned("whole", str(tmp_path / "whole"), direction=direction)
     for other, _, found, outcome in results:
         assert other == decided and outcome == ended
         for a, b in zip(found, values):
-            assert abs(a - b).max() < 1e-8  # its losses are fp32, summed in another order in the mode that ranks choose
+            # its losses are fp32, summed in another order in the mode that ranks choose; differences of gradients enlarge that
+            assert abs(a - b).max() < (1e-8 if direction == "walk" else 1e-5)
     assert load_edit(tmp_path / "run" / "edit.safetensors", undo=True).sha256 == results[0][1]
     names = {path.name for path in (tmp_path / "run").iterdir()}
     assert names == {path.name for path in (tmp_path / "whole").iterdir()} and not [n for n in names if n.endswith("tmp")]
