@@ -12,7 +12,7 @@ from .errors import OperatorInputError
 from .precision import wide
 
 __all__ = ["answer_loss", "cosine_embedding_loss", "info_nce", "linear_answer_loss", "linear_cross_entropy",
-           "prediction_loss", "similarity_drift", "top_log_probs", "top_log_probs_drift"]  # fmt: skip
+           "prediction_loss", "redistribution_loss", "similarity_drift", "top_log_probs", "top_log_probs_drift"]  # fmt: skip
 
 
 def info_nce(image_features, text_features, logit_scale, groups=None):
@@ -38,6 +38,23 @@ def cosine_embedding_loss(image_features, text_features):
     """mean(1 - cos(image, text)) over matching pairs, the forget loss of SLUG and RAZOR. [B, E] each; scalar in [0, 2]."""
     _same_shape(image_features, text_features)
     return (1 - F.cosine_similarity(image_features, text_features, dim=-1)).mean()
+
+
+def redistribution_loss(logits, log_probs):
+    """mean over samples of -KL(target || now): lowest while the concept is known, at most 0, where it is gone.
+
+    logits [B, C] over classes; log_probs [B, C]: the target, what the frozen model says once the concept's probability is spread
+    over the other classes in proportion (the filtration of Baumhauer et al. 2022, arXiv 2002.02730), -inf for the concept.
+    Ascending it moves a sample to what it is most like, and stops there, where an alignment can be raised for ever.
+    """
+    if logits.shape != log_probs.shape or logits.dim() != 2 or not logits.numel():
+        raise OperatorInputError(
+            f"logits [B, C] and log-probabilities of one shape were expected, got {list(logits.shape)} and "
+            f"{list(log_probs.shape)}"
+        )
+    gone = log_probs == -torch.inf
+    each = log_probs.exp() * (F.log_softmax(logits, dim=1) - log_probs.masked_fill(gone, 0.0))
+    return each.sum(dim=1).mean()
 
 
 def similarity_drift(similarities, frozen_similarities):

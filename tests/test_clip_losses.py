@@ -6,6 +6,7 @@ from test_clip import clip_task
 
 from razor_fast.config import RazorConfig
 from razor_fast.cost import LoopCost
+from razor_fast.errors import ConfigError
 from razor_fast.gradients import GradientSource
 from razor_fast.step import StepState
 from razor_fast.units import find_units
@@ -149,3 +150,60 @@ def test_kept_features_are_the_same_bits_whatever_is_frozen(name):
         task._frozen_numbers[tower] = ()  # as after a step that was undone in another process
         assert torch.equal(task.still_features(tower, "retain.train", True), before)
     assert not any(p.requires_grad for p in task.model.parameters())
+
+
+@pytest.mark.parametrize("name", CLIPS)
+def test_redistribution_asks_of_forget_images_what_the_frozen_model_says_without_the_concept(name):
+    task = clip_task(name, forget_loss="redistribution")
+    log_probs, targets = task.class_log_probs("train", "forget")
+    own = int(targets[0])
+    target = log_probs.exp()
+    target[:, own] = 0.0
+    target /= target.sum(1, keepdim=True)
+    others = [c for c in range(len(task.classes)) if c != own]
+    each = (target[:, others] * (log_probs[:, others] - target[:, others].log())).sum(1)
+    found = sum(loss.item() for loss in task.losses("forget", 0, 0))
+    assert found == pytest.approx(each.mean().item(), rel=1e-4) and found < 0
+    # the same, and its gradients, whichever tower moves: what stands is kept
+    wanted = {}
+    for where in (None, IMAGE[name], TEXT[name]):
+        moving = dict(find_units(task.model, heads=False, include=None if where is None else (where,)).parameters)
+        flags = {p: p.requires_grad for p in task.model.parameters()}
+        for p in flags:
+            p.requires_grad_(any(p is q for q in moving.values()))
+        found = dict(zip(moving, torch.autograd.grad(sum(task.losses("forget", 0, 0)), list(moving.values()), allow_unused=True)))
+        for p, flag in flags.items():
+            p.requires_grad_(flag)
+        for parameter, gradient in found.items():
+            if where is None:
+                wanted[parameter] = gradient
+            else:
+                torch.testing.assert_close(gradient, wanted[parameter], rtol=1e-4, atol=1e-6)
+                assert gradient.abs().max() > 0
+
+
+def test_of_many_classes_redistribution_takes_the_likeliest(monkeypatch):
+    from razor_fast.families import clip_losses
+
+    monkeypatch.setattr(clip_losses, "OTHER_CLASSES", 2)
+    task = clip_task(forget_loss="redistribution")
+    log_probs, targets = task.class_log_probs("train", "forget")
+    own = int(targets[0])
+    mass = log_probs.logsumexp(0)
+    best = sorted((c for c in range(len(task.classes)) if c != own), key=lambda c: -mass[c])[:2]
+    assert task.elsewhere.classes.tolist() == sorted([own, *best])
+    torch.testing.assert_close(task.elsewhere.log_probs.exp().sum(1), torch.ones(len(log_probs)))
+
+
+def test_a_task_changes_its_forget_loss_where_it_can():
+    task = clip_task(forget_loss="redistribution")
+    plain = task.forgetting_by("alignment")
+    assert (task.forget_loss, plain.forget_loss, plain.describe()["forget_loss"]) == ("redistribution", "alignment", "alignment")
+    known = sum(loss.item() for loss in clip_task().losses("forget", 0, 0))
+    assert sum(loss.item() for loss in plain.losses("forget", 0, 0)) == pytest.approx(known)
+    assert plain.forgetting_by("redistribution").elsewhere is task.elsewhere
+    with pytest.raises(ConfigError, match="was built with another forget loss"):
+        clip_task().forgetting_by("redistribution")
+    for make in (lambda: clip_task(forget_loss="ascent"), lambda: task.forgetting_by("ascent")):
+        with pytest.raises(ConfigError, match="'ascent'; expected one of alignment, redistribution"):
+            make()

@@ -14,6 +14,7 @@ from razor_fast.losses import (
     info_nce,
     linear_answer_loss,
     linear_cross_entropy,
+    redistribution_loss,
     similarity_drift,
 )
 from razor_fast.recording.tracking import Tracker
@@ -79,11 +80,30 @@ def test_similarity_drift_and_its_gradient_vanish_at_the_frozen_model():
     assert torch.autograd.gradcheck(lambda s: similarity_drift(s, frozen), (moved.requires_grad_(),))
 
 
+def test_redistribution_is_minus_the_divergence_from_the_filtered_model_and_zero_there():
+    frozen = torch.tensor([[0.7, 0.2, 0.1], [0.0625, 0.9, 0.0375]], dtype=torch.float64)
+    target = torch.tensor([[0.0, 2 / 3, 1 / 3], [0.0, 0.96, 0.04]], dtype=torch.float64)
+    logits = frozen.log().requires_grad_(True)
+    known = redistribution_loss(logits, target.log())
+    # KL(target || frozen): each of the two others had (1 - p) of its present share
+    assert known.item() == pytest.approx((math.log(0.3) + math.log(0.9375)) / 2)
+    known.backward()
+    assert (logits.grad[:, 0] < 0).all() and torch.isfinite(logits.grad).all()  # ascending it lowers the concept's logit
+    gone = redistribution_loss(target.clamp(min=1e-300).log(), target.log())
+    assert gone.item() == pytest.approx(0, abs=1e-12)
+
+
 @pytest.mark.parametrize("loss", [lambda a, b: info_nce(a, b, 1.0), cosine_embedding_loss, similarity_drift])
 @pytest.mark.parametrize("shapes", [((2, 3), (3, 3)), ((3,), (3,)), ((0, 3), (0, 3))])
 def test_pairs_that_do_not_match_are_refused_before_they_broadcast(loss, shapes):
     with pytest.raises(OperatorInputError, match="non-empty matrices of one shape"):
         loss(*map(torch.ones, shapes))
+
+
+@pytest.mark.parametrize("shapes", [((2, 3), (3, 3)), ((3,), (3,)), ((0, 3), (0, 3))])
+def test_logits_that_do_not_match_their_target_are_refused(shapes):
+    with pytest.raises(OperatorInputError, match="log-probabilities of one shape were expected"):
+        redistribution_loss(*(torch.zeros(shape) for shape in shapes))
 
 
 def test_one_group_a_pair():

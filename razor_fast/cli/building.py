@@ -56,6 +56,6 @@ def build_task(config: RunConfig, parts: Parts, loaded: LoadedClip | None = None
         loaded.model, parts, config.concept, preprocess=loaded.preprocess, tokenizer=loaded.tokenizer,
         classes=list(config.classes) if config.classes is not None else None, templates=config.templates,
         reference=reference, batch_size=config.task.batch_size, gradient_batches=config.task.gradient_batches,
-        cache_memory=config.task.cache_memory, cache_in=config.task.cache_in,
+        forget_loss=config.task.forget_loss, cache_memory=config.task.cache_memory, cache_in=config.task.cache_in,
         seed=config.seed,
     )  # fmt: skip

@@ -19,7 +19,7 @@ from ..evaluation.privacy import as_columns, membership_auc
 from ..prefix import PrefixCache, flags_on
 from ..threads import fixed
 from .clip_audit import membership_features, relearning_losses
-from .clip_losses import joint_losses, side_losses
+from .clip_losses import FORGET_LOSSES, Elsewhere, joint_losses, side_losses
 from .clip_model import ClipAdapter
 from .clip_report import report_sections, take_snapshot
 from .clip_training import OBJECTIVES, class_logits, training_losses
@@ -40,6 +40,8 @@ class ClipTask:
     reference: optional model trained without the concept: its membership AUC is subtracted from privacy_leakage.
     cache_memory: bytes of activations that probes may reuse (prefix/); any value gives the same edit, None reuses nothing.
     cache_in: "device" or "ram", where they are kept.
+    forget_loss: "alignment", 1 - cos of image and caption (SLUG, RAZOR); or "redistribution", which moves the concept's images to
+    what the frozen model takes them for most beside it, as a model that never knew it would (losses.redistribution_loss).
     batch_size: of a micro-batch. gradient_batches: micro-batches of each side per round; None: the whole train part.
 
     The frozen model's features are cached here, so build the task before the model is edited. The model is put into
@@ -65,6 +67,7 @@ class ClipTask:
         classes=None,
         templates=DEFAULT_TEMPLATES,
         reference=None,
+        forget_loss="alignment",
         batch_size=64,
         gradient_batches=None,
         seed=0,
@@ -75,6 +78,8 @@ class ClipTask:
             raise ConfigError(f"batch_size is {batch_size}; a contrastive loss needs at least 2")
         if gradient_batches is not None and gradient_batches < 1:
             raise ConfigError(f"gradient_batches is {gradient_batches}; expected at least 1, or None for all")
+        if forget_loss not in FORGET_LOSSES:
+            raise ConfigError(f"forget_loss is {forget_loss!r}; expected one of {', '.join(FORGET_LOSSES)}")
         templates = (templates,) if isinstance(templates, str) else tuple(templates)
         if not templates or any("{}" not in template for template in templates):
             raise ConfigError(f"templates are {templates!r}; expected prompts with {{}} where the class name goes")
@@ -91,6 +96,7 @@ class ClipTask:
         self._pools = {part: self._make_pool(part) for part in ("validation", "test")}
         model.eval()
         self._freeze()
+        self.forget_loss, self._elsewhere = forget_loss, Elsewhere(self) if forget_loss == "redistribution" else None
         self.reference, self.reference_auc = reference, None
         if reference is not None and self._can_attack():
             self.reference_auc = self.on(reference).membership()
@@ -208,6 +214,7 @@ class ClipTask:
             "model": type(self.model).__name__,
             "classes": list(self.classes),
             "templates": list(self.templates),
+            "forget_loss": self.forget_loss,
             "batch_size": self.batch_size,
             "gradient_batches": self.gradient_batches,
             "seed": self.seed,
@@ -222,6 +229,22 @@ class ClipTask:
         other.prefix = PrefixCache(other.adapter.towers(), self.prefix.limit, where=self.prefix.where)
         model.eval()
         return other
+
+    def forgetting_by(self, forget_loss):
+        """This task with another `forget_loss`. Raises ConfigError for an unknown one, and for "redistribution" where the task
+        was not built with it: its target is what the unedited model says."""
+        if forget_loss not in FORGET_LOSSES:
+            raise ConfigError(f"forget_loss is {forget_loss!r}; expected one of {', '.join(FORGET_LOSSES)}")
+        if forget_loss == "redistribution" and self._elsewhere is None:
+            raise ConfigError("this task was built with another forget loss; build it with forget_loss='redistribution'")
+        other = copy.copy(self)
+        other.forget_loss = forget_loss
+        return other
+
+    @property
+    def elsewhere(self):
+        """clip_losses.Elsewhere, the target of "redistribution"; None for another forget loss."""
+        return self._elsewhere if self.forget_loss == "redistribution" else None
 
     def snapshot(self):
         """What a report shows of the model as it is now, on test; see clip_report.py."""
@@ -347,6 +370,20 @@ class ClipTask:
         tokens = self._prompt_tokens
         features = self.adapter.encode_texts(tokens.ids, tokens.mask) if gradients else self._encode_texts("prompts", tokens)
         return metrics.classifier_from_prompts(features, self._class_of_prompt.to(features.device), len(self.classes))
+
+    def class_features(self, classes):
+        """Unit rows [len(classes), E] of some classes' mean prompts, classes an int64 index. With a gradient where the text tower
+        takes one; else they are kept while it stands."""
+        tokens, of, tower = self._prompt_tokens, self._class_of_prompt, self.prefix.towers["text"]
+        chosen = torch.isin(of, classes.to(of.device))
+        ids, mask = tokens.ids[chosen.cpu()], None if tokens.mask is None else tokens.mask[chosen.cpu()]
+        if torch.is_grad_enabled() and any(p.requires_grad for p in tower.parameters.values()):
+            features = self.adapter.encode_texts(ids, mask)
+        else:
+            with torch.no_grad(), flags_on(tower.parameters.values()):
+                features = self.prefix("text", ("classes", len(classes)), partial(self.adapter.encode_texts, ids, mask))
+        place = torch.searchsorted(classes, of[chosen].to(classes.device))
+        return metrics.classifier_from_prompts(features, place.to(features.device), len(classes))
 
     def _features(self, name, *, texts=True):
         return self._encoded("image", name), self._encoded("text", name) if texts else None

@@ -7,12 +7,18 @@ activations before the others may be (prefix/). Pure functions of a ClipTask and
 
 from functools import partial
 
+import torch
+
 from .. import losses
 
-__all__ = ["joint_losses", "loss_of", "side_losses"]
+__all__ = ["FORGET_LOSSES", "Elsewhere", "joint_losses", "loss_of", "side_losses"]
+
+#: what the forget side may ask: see ClipTask
+FORGET_LOSSES = ("alignment", "redistribution")
 
 SETS = {"forget": "forget.train", "retain": "retain.train", "mismatch": "retain.train"}
 COVERED = 0.25  # of a part in one draw: from there on, features of the whole part are worth keeping
+OTHER_CLASSES = 63  # beside the concept: those that the frozen model takes its images for most; a thousand need no encoding
 
 
 def side_losses(task, side, draw, seed):
@@ -32,6 +38,8 @@ def joint_losses(task, weights, draw, seed):
 
 def loss_of(task, side, batch, images, texts):
     """The loss of one side on a batch's features, unit rows [B, E]."""
+    if side == "forget" and task.elsewhere is not None:
+        return task.elsewhere.loss(task, batch, images)
     if side == "forget":
         return losses.cosine_embedding_loss(images, texts)
     if side == "retain":
@@ -40,6 +48,28 @@ def loss_of(task, side, batch, images, texts):
     scale = task.adapter.logit_scale().detach()
     frozen_images, frozen_texts = (f[batch.indices.to(f.device)] for f in task.frozen_features(SETS[side]))
     return losses.similarity_drift(scale * images @ texts.T, scale * frozen_images @ frozen_texts.T)
+
+
+class Elsewhere:
+    """What the frozen model takes forget.train images for, its own class left out: the target of forget_loss "redistribution".
+
+    log_probs: [N, C] over the `classes` (indices, int64 [C]); -inf in the concept's column. Made from a ClipTask whose model is
+    unedited.
+    """
+
+    def __init__(self, task):
+        log_probs, targets = task.class_log_probs("train", "forget")
+        own = torch.unique(targets)
+        likely = log_probs.logsumexp(dim=0)
+        likely[own] = torch.inf
+        self.classes = likely.argsort(descending=True, stable=True)[: len(own) + OTHER_CLASSES].sort().values
+        log_probs = log_probs[:, self.classes].masked_fill(torch.isin(self.classes, own), -torch.inf)
+        self.log_probs = log_probs.log_softmax(dim=1).to(task.adapter.device)
+
+    def loss(self, task, batch, images):
+        """See losses.redistribution_loss. images: [B, E], unit rows, of a batch of forget.train."""
+        logits = task.adapter.logit_scale().detach() * images @ task.class_features(self.classes).T
+        return losses.redistribution_loss(logits, self.log_probs[batch.indices.to(self.log_probs.device)])
 
 
 def _passes(task, name, draw, seed):

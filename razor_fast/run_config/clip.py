@@ -58,6 +58,10 @@ class TaskSection(Section):
     gradient_batches: int | None = Field(
         None, ge=1, description="micro-batches of each side in a gradient; default: the whole train part"
     )
+    forget_loss: Literal["alignment", "redistribution"] = Field(
+        "alignment", description="what is ascended: the distance of images of the concept from its captions; or how near they "
+        "are to what the frozen model takes them for beside it (docs/method.md)"
+    )  # fmt: skip
     cache_memory: CacheMemory = 256 * 2**20
     cache_in: CacheIn = "device"
 
