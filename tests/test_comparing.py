@@ -13,10 +13,10 @@ sys.path[:0] = [str(Path(__file__).parent), str(ROOT)]
 pytest.importorskip("open_clip")
 pytest.importorskip("diffusers")
 
-from benchmarks.quality.comparing import bars, cells, choosing, cifar, grids, measures, requests, section  # noqa: E402
+from benchmarks.quality.comparing import bars, cells, choosing, cifar, grids, measures, requests, section, settings  # noqa: E402
 from benchmarks.quality.comparing.clip_vit import CifarRecipe, cropped, trained_clip  # noqa: E402
 from benchmarks.quality.comparing.requests import DATA, Data  # noqa: E402
-from benchmarks.quality.comparing.rows import as_row, read_rows, write_rows  # noqa: E402
+from benchmarks.quality.comparing.rows import as_row, merged, read_rows, write_rows  # noqa: E402
 from razor_fast.fingerprint import fingerprint  # noqa: E402
 from razor_fast.methods import METHODS  # noqa: E402
 
@@ -97,6 +97,33 @@ def test_a_finished_cell_is_not_made_again_and_the_model_is_the_original(small, 
     assert found["retrained"]["distance"]["forget"] == {"agreement": 1.0, "kl": 0.0, "by_class": {"cat": 0.0}}
     assert found["original"]["metrics"]["retrieval_stability"] == 1.0
     assert found["retrained"]["privacy_error"] == 0.0 and found["ssd"]["commit"] and "quantized" not in found["original"]
+
+
+def test_rows_made_elsewhere_stay_and_those_made_again_take_their_place(records, tmp_path):
+    rows = [as_row(record) for record in records[1].values()]
+    write_rows(tmp_path / "rows.csv", [{**rows[0], "seed": 1, "commit": "old"}, {**rows[2], "commit": "old"}])
+    found = merged(read_rows(tmp_path / "rows.csv"), rows)
+    assert [(row["seed"], row["subject"]) for row in found] == [(0, "original"), (0, "ssd"), (0, "retrained"), (1, "original")]
+    assert [row["commit"] for row in found] == [*(rows[n]["commit"] for n in (0, 2, 1)), "old"]
+    write_rows(tmp_path / "rows.csv", found)
+    assert len(read_rows(tmp_path / "rows.csv")) == 4
+
+
+def test_a_variant_is_its_method_with_what_differs_and_the_task_may_be_told_its_loss(small, monkeypatch):
+    folder, data, made = small
+    monkeypatch.setattr(settings, "VARIANTS", {"razor_less": ("razor", {"max_rounds": 1, "forget_loss": "alignment"})})
+    whole = cells.settings_of(data, "razor", 0)
+    less = cells.settings_of(data, "razor_less", 0)
+    differs = {name for name in whole | less if whole.get(name) != less.get(name)}
+    assert differs == {"max_rounds", "forget_loss"} and less["forget_loss"] == "alignment" and less["max_rounds"] == 1
+    task = made[-1] if made else data.make(folder, folder / "weights", "cat", 0, lambda *_: None)
+    told, own = settings.asked_of(task, {"forget_loss": "redistribution", "alpha": 1.0})
+    assert (told.forget_loss, task.forget_loss, own) == ("redistribution", "alignment", {"alpha": 1.0})
+    assert settings.asked_of(task, own) == (task, own)
+    rows = [{"concept": "cat", "seed": 0, "subject": "ssd"}, {"concept": "dog", "seed": 0, "subject": "ssd"},
+            {"concept": "cat", "seed": 0, "subject": "razor"}, {"concept": "dog", "seed": 0, "subject": "razor"},
+            {"concept": "cat", "seed": 0, "subject": "razor_walk"}]  # fmt: skip
+    assert bars.shared(rows) == rows[:4]  # a variant on fewer requests takes none from the methods
 
 
 def test_rows_keep_their_numbers(records, tmp_path):
@@ -214,7 +241,7 @@ def test_each_grid_is_of_methods_that_fit_and_of_settings_they_take():
         assert set(grid) < set(fit)
         for method in fit:
             for options in grid.get(grids.FOLLOW.get(method, method), [{}]):
-                config = METHODS[method].config(**options)
+                config = METHODS[method].config(**{n: v for n, v in options.items() if n != "forget_loss"})
                 assert getattr(config, "max_steps", None) in (None, grids.BUDGET, grids.BUDGET // 10)
 
 

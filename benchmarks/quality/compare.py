@@ -7,7 +7,8 @@
 FOLDER holds the data of --on (cifar10_*.npz, emoji_styles64.npz, easyvqa_*.npz); without them this says so and exits with 0.
 Models are trained on the spot, once, and every finished cell (a request and a method) is kept in --cache: the same command goes
 on where it was stopped. RAZOR and the methods it is held against run with the settings of comparing/settings.json, chosen by
-`--choose` on the validation data of a request that is not reported here (comparing/choosing.py).
+`--choose` on the validation data of a request that is not reported here (comparing/choosing.py). Rows of --out that this call
+does not make again stay: a comparison may be made in parts, each row with the commit that made it.
 
 Prints, on CIFAR-10, the bars of comparing/bars.py; exits with 1 when one is missed.
 """
@@ -20,7 +21,7 @@ from benchmarks.quality.comparing.bars import verdicts
 from benchmarks.quality.comparing.cells import STRESSED, YARDSTICKS, methods_for, run_request
 from benchmarks.quality.comparing.choosing import choose
 from benchmarks.quality.comparing.requests import DATA
-from benchmarks.quality.comparing.rows import as_row, write_rows
+from benchmarks.quality.comparing.rows import as_row, merged, read_rows, write_rows
 
 
 def main():
@@ -46,13 +47,13 @@ def main():
         choose(data, given.data, given.cache, given.methods, tell=tell)
         return 0
     subjects = [*YARDSTICKS, *(given.methods or methods_for(data.family))]
-    rows = []
+    rows = read_rows(given.out) if given.out and given.out.is_file() else []
     for seed in given.seeds:
         for concept in given.concepts or data.concepts:
             records = run_request(
                 data, given.data, given.cache, concept, seed, subjects, stressed=given.stressed, make=not given.kept, tell=tell
             )
-            rows += [as_row(record) for record in records.values()]
+            rows = merged(rows, [as_row(record) for record in records.values()])
             if given.out:
                 write_rows(given.out, rows)
     missed = False

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from statistics import mean
 
+from .settings import VARIANTS
+
 __all__ = ["Verdict", "means", "paired", "shared", "verdicts"]
 
 SCHEMES = {"int8": 0.005, "int4": 0.015, "nf4": 0.015}
@@ -45,8 +47,9 @@ def paired(rows, column, subject, other=None):
 
 
 def shared(rows):
-    """The rows of those requests on which every subject was measured: means over other sets are not held beside each other."""
-    requests = {}
+    """The rows of those requests on which every method was measured: means over other sets are not held beside each other.
+    Variants of a method are left out."""
+    requests, rows = {}, [row for row in rows if row["subject"] not in VARIANTS]
     for row in rows:
         requests.setdefault(row["subject"], set()).add((row["concept"], row["seed"]))
     common = set.intersection(*requests.values())

@@ -13,7 +13,7 @@ from razor_fast.events import plain
 from razor_fast.methods import METHODS, unlearn
 
 from .measures import measured
-from .settings import chosen_settings
+from .settings import asked_of, chosen_settings, method_of
 
 __all__ = ["STRESSED", "YARDSTICKS", "methods_for", "run_request"]
 
@@ -29,8 +29,8 @@ def methods_for(family):
 def run_request(data, folder, cache, concept, seed, subjects, *, stressed=STRESSED, make=True, tell=print):
     """Records of the subjects of a request, by subject; those that are not in `cache` are made, one after another.
 
-    subjects: names of YARDSTICKS and METHODS. stressed: those of them that are also quantized, and fine-tuned to bring the
-    concept back, or "all". A cell made with other settings is made again. Each record says which commit made it.
+    subjects: names of YARDSTICKS, METHODS and settings.VARIANTS. stressed: those of them that are also quantized, and fine-tuned
+    to bring the concept back, or "all". A cell made with other settings is made again. Each record says which commit made it.
     make: False leaves out what is not in `cache` instead of making it.
     """
     records, task = {}, None
@@ -58,7 +58,9 @@ def run_request(data, folder, cache, concept, seed, subjects, *, stressed=STRESS
 def settings_of(data, subject, seed):
     if subject in YARDSTICKS:
         return {}
-    return METHODS[subject].config(seed=seed, **chosen_settings(data.name, subject)).model_dump(mode="json")
+    chosen = chosen_settings(data.name, subject)
+    of_the_task = {name: chosen.pop(name) for name in ("forget_loss",) if name in chosen}
+    return METHODS[method_of(subject)].config(seed=seed, **chosen).model_dump(mode="json") | of_the_task
 
 
 def run_subject(task, subject, settings, seed, stress):
@@ -66,7 +68,9 @@ def run_subject(task, subject, settings, seed, stress):
     if subject in YARDSTICKS:
         return measured(task if subject == "original" else task.on(task.reference), seed=seed, stress=stress)
     began = time.process_time()
-    outcome = unlearn(task, METHODS[subject].config(**settings), method=subject)
+    method = method_of(subject)
+    asked, options = asked_of(task, settings)
+    outcome = unlearn(asked, METHODS[method].config(**options), method=method)
     found = {
         "outcome": outcome.outcome,
         "message": outcome.message,

@@ -18,7 +18,7 @@ from razor_fast.methods import METHODS, unlearn
 from .cells import methods_for, told, write
 from .grids import FOLLOW, GRIDS
 from .measures import sides_of, tells_classes
-from .settings import chosen_settings, keep_settings
+from .settings import asked_of, chosen_settings, keep_settings
 
 __all__ = ["choose"]
 
@@ -56,7 +56,8 @@ def best_of(trials):
 
 def tried(task, method, options, seed):
     began = time.process_time()
-    outcome = unlearn(task, METHODS[method].config(seed=seed, **options), method=method)
+    asked, own = asked_of(task, options)
+    outcome = unlearn(asked, METHODS[method].config(seed=seed, **own), method=method)
     before, after = outcome.metrics["validation"]["before"], outcome.metrics["validation"]["after"]
     try:
         loss = far(task) if tells_classes(task) else apart(task, after)

@@ -11,7 +11,7 @@ __all__ = ["forget_against_retain"]
 
 OURS, YARDSTICKS = "#c1440e", {"original": "black", "retrained": "#2e7d32"}
 OTHERS = ("#4c566a", "#2e6f95", "#6a994e", "#8e5572", "#b08900", "#00798c", "#7b88a1", "#a3b1c2", "#555b6e")
-MARKERS = "osD^vP*Xhd<>"
+MARKERS = "osD^vP*Xhd<>8p"
 
 
 def forget_against_retain(data, rows):

@@ -4,7 +4,7 @@ import csv
 
 from razor_fast.atomic import atomic_files
 
-__all__ = ["as_row", "kept_rows", "read_rows", "write_rows"]
+__all__ = ["as_row", "kept_rows", "merged", "read_rows", "write_rows"]
 
 METRICS = ("forget_accuracy", "retain_accuracy", "in_domain_accuracy", "cross_domain_accuracy", "neutral_accuracy",
            "indirect_accuracy", "retrieval_stability", "forget_retrieval", "membership_auc", "privacy_leakage")  # fmt: skip
@@ -27,6 +27,13 @@ def as_row(record):
     for arm, curve in record.get("recovery", {}).items():
         row[f"recovery, {arm}"] = curve["area"]
     return row | {"commit": record.get("commit", "")}
+
+
+def merged(rows, new):
+    """`rows` with those of `new` in place of the same request's and subject's, by seed, concept and order of appearance."""
+    found = {(int(row["seed"]), row["concept"], row["subject"]): row | {"seed": int(row["seed"])} for row in [*rows, *new]}
+    subjects = list(dict.fromkeys(subject for _, _, subject in found))
+    return [found[key] for key in sorted(found, key=lambda key: (*key[:2], subjects.index(key[2])))]
 
 
 def write_rows(path, rows):

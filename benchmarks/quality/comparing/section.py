@@ -6,12 +6,14 @@ from statistics import mean
 from razor_fast.methods.registry import METHODS
 
 from .bars import means, paired, shared, verdicts
+from .settings import VARIANTS
 
 __all__ = ["TITLES", "comparison_section", "nearest"]
 
 TITLES = {"cifar10": "CIFAR-10", "emoji": "emoji styles", "easyvqa": "easy-VQA"}
 FAMILIES = {"cifar10": "clip", "emoji": "diffusion", "easyvqa": "vlm"}
-NAMES = {"original": "original", "retrained": "retrained", "razor": "RAZOR", "slug": "SLUG", "salun": "SalUn", "ssd": "SSD",
+NAMES = {"original": "original", "retrained": "retrained", "razor": "RAZOR", "razor_overshoot": "RAZOR, overshooting",
+         "razor_walk": "RAZOR, by walks", "slug": "SLUG", "salun": "SalUn", "ssd": "SSD",
          "esd": "ESD", "lotus": "LoTUS", "ga": "gradient ascent", "ft": "fine-tuning", "ga_ft": "ascent, then fine-tuning",
          "random": "random units", "all_layers": "all layers"}  # fmt: skip
 SHARES = {"forget_accuracy": "forget accuracy", "retain_accuracy": "retain accuracy",
@@ -79,7 +81,7 @@ def _unfit(family):
 
 def _unfinished(rows, asked):
     """What is still to be measured, or nothing. A subject measured on fewer requests than others has its mean over those."""
-    done = {name: sum(row["subject"] == name for row in rows) for name in NAMES if name != "esd"}
+    done = {name: sum(row["subject"] == name for row in rows) for name in NAMES if name != "esd" and name not in VARIANTS}
     if all(count >= asked for count in done.values()):
         return ""
     counts = {}

@@ -1,15 +1,38 @@
-"""The settings that a comparison runs with: settings.json, data set -> method -> options that are not the method's defaults."""
+"""The settings that a comparison runs with: settings.json, data set -> method -> options that are not the method's defaults.
+
+An option `forget_loss` is the task's, not the method's. Beside the methods themselves, VARIANTS of one may be compared.
+"""
 
 import json
 from pathlib import Path
 
-__all__ = ["SETTINGS", "chosen_settings", "keep_settings"]
+__all__ = ["SETTINGS", "VARIANTS", "asked_of", "chosen_settings", "keep_settings", "method_of"]
 
 SETTINGS = Path(__file__).with_name("settings.json")
 
+#: subject -> (method, what differs from the method's own settings there)
+VARIANTS = {
+    # the paper's loss and gradients, as far as the loop has them, with what was chosen for them
+    "razor_walk": ("razor", {"direction": "walk", "forget_loss": "alignment", "lambda_retain": 3.0, "lambda_mismatch": 5.0,
+                             "tolerances": {"retrieval_stability": 0.12}}),
+    "razor_overshoot": ("razor", {"overshoot": True}),
+}  # fmt: skip
 
-def chosen_settings(data, method):
-    return json.loads(SETTINGS.read_text(encoding="utf-8")).get(data, {}).get(method, {})
+
+def method_of(subject):
+    return VARIANTS[subject][0] if subject in VARIANTS else subject
+
+
+def chosen_settings(data, subject):
+    method, differs = VARIANTS.get(subject, (subject, {}))
+    return json.loads(SETTINGS.read_text(encoding="utf-8")).get(data, {}).get(method, {}) | differs
+
+
+def asked_of(task, options):
+    """(the task with the forget loss that the options name, the method's own options)."""
+    rest = dict(options)
+    loss = rest.pop("forget_loss", None)
+    return task if loss is None else task.forgetting_by(loss), rest
 
 
 def keep_settings(data, method, options):
