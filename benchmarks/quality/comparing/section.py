@@ -33,6 +33,7 @@ NOTES = {
     "shapes about images of the concept, which nothing is trained on. RAZOR's grid begins from the settings of "
     "benchmarks/quality/easyvqa.py, which were chosen on validation questions of the triangle."
 }
+AREA = "area of recovery, "  # of a bar's name
 COST = {"gradient_evaluations": "gradient evaluations", "cpu_seconds": "CPU seconds"}
 
 
@@ -64,7 +65,7 @@ def comparison_section(data, rows, figure=None):
         lines += ["", "Who is nearest to the retrained model:", "", *nearest(rows, accuracies=True)]
     else:
         lines += ["", "The bars, on the mean over the requests:", "", *_bars(rows)]
-        for part in (_stability(rows), _privacy(rows), _recovery(rows), nearest(rows)):
+        for part in (_stability(rows), _privacy(rows), _quantized(rows), _recovery(rows), nearest(rows)):
             lines += [""] * bool(part) + part
     made = sorted({row["commit"] for row in rows if row.get("commit")})
     return [*lines, "", f"Made at {_count(len(made), 'commit')}: {', '.join(made)}."] if made else lines
@@ -129,10 +130,12 @@ def _stability(rows):
     possible, truth = paired(rows, "possible_stability", "original"), paired(rows, "retrieval_stability", "retrained")
     if not possible or not truth:
         return []
+    most = {(row["concept"], row["seed"]): row.get("possible_stability") for row in rows if row["subject"] == "original"}
+    kept = [r["retrieval_stability"] / most[r["concept"], r["seed"]] for r in rows if r["subject"] == "razor"]
     return [
         "Retain images for which the original itself retrieves a caption of the concept have to move when it is gone: without "
-        f"any other change retrieval stability would be {share(possible)}. The retrained models keep {share(truth)} of the "
-        "original's captions."
+        f"any other change retrieval stability would be {share(possible)}. RAZOR keeps {share(kept)} of that. The retrained "
+        f"models keep {share(truth)} of the original's captions."
     ]
 
 
@@ -151,17 +154,44 @@ def _privacy(rows, ours="razor"):
     ]
 
 
+def _quantized(rows, ours="razor"):
+    """What quantization does to the original itself, of the metrics that it moves in RAZOR's edit by more than the bar."""
+    lines = []
+    for bar in verdicts(rows, ours):
+        metric, _, scheme = bar.what.partition(" moved by ")
+        moved = paired(rows, f"{scheme}_{metric}", "original") if scheme and not bar.held else []
+        if moved:
+            of = "one request" if len(moved) == 1 else f"{len(moved)} requests"
+            lines.append(
+                f"{scheme} moves {metric.replace('_', ' ')} of the original, which nobody edited, by {mean(map(abs, moved)):.4f} "
+                f"({min(map(abs, moved)):.4f} to {max(map(abs, moved)):.4f}; {of}): what a model of this size answers with "
+                "little margin, rounding decides anew."
+            )
+    return lines
+
+
 def _recovery(rows, ours="razor"):
-    """Why what was forgotten comes back, where it does so faster than a retrained model learns it."""
-    missed = [bar for bar in verdicts(rows) if bar.what.startswith("area of recovery") and not bar.held]
+    """Why what was forgotten comes back, where it does so faster than a retrained model learns it, and what that hangs on."""
+    missed = [bar for bar in verdicts(rows, ours) if bar.what.startswith(AREA) and not bar.held]
     if not missed:
         return []
-    arms = ", ".join(bar.what.removeprefix("area of recovery, ").partition(" less")[0] for bar in missed)
-    return [
+    arms = ", ".join(bar.what.removeprefix(AREA).partition(" less")[0] for bar in missed)
+    lines = [
         f"Relearning ({arms}) finds the class again sooner than a retrained model learns it. RAZOR edits "
-        f"{share(paired(rows, 'share', ours))} of the weights: the class is cut off from its name, and what the others know of "
-        "it stays. A retrained model never had it."
+        f"{share(paired(rows, 'share', ours))} of the weights; what the others know of the class stays, and a retrained model "
+        "never had it. How soon hangs on how far the edit goes beyond what it was asked for, and so does forgetting more than a "
+        "retrained model does:"
     ]
+    arms = [bar.what.removeprefix(AREA).partition(" less")[0] for bar in verdicts(rows, ours) if bar.what.startswith(AREA)]
+    heads = ["forget accuracy less the retrained model's", *(f"area less 1.1 x the retrained model's, {arm}" for arm in arms)]
+    lines += ["", "| | requests | " + " | ".join(heads) + " |", "|---|" + "---|" * (1 + len(heads))]
+    for subject in (ours, *(name for name in VARIANTS if name.startswith(ours))):
+        areas = [bar for bar in verdicts(rows, subject) if bar.what.startswith(AREA)]
+        if areas:
+            beyond = paired(rows, "forget_accuracy", subject, "retrained")
+            values = [f"{mean(v):+.3f} ({min(v):+.3f} to {max(v):+.3f})" for v in (beyond, *(bar.values for bar in areas))]
+            lines.append(f"| {NAMES[subject]} | {len(areas[0].values)} | " + " | ".join(values) + " |")
+    return lines
 
 
 def nearest(rows, ours="razor", *, accuracies=False):
