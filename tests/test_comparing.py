@@ -17,6 +17,7 @@ from benchmarks.quality.comparing import bars, cells, choosing, cifar, grids, me
 from benchmarks.quality.comparing.clip_vit import CifarRecipe, cropped, trained_clip  # noqa: E402
 from benchmarks.quality.comparing.requests import DATA, Data  # noqa: E402
 from benchmarks.quality.comparing.rows import as_row, merged, read_rows, write_rows  # noqa: E402
+from benchmarks.quality.emoji_styles import SIZES  # noqa: E402
 from razor_fast.fingerprint import fingerprint  # noqa: E402
 from razor_fast.methods import METHODS  # noqa: E402
 
@@ -220,6 +221,8 @@ def test_without_class_probabilities_the_nearest_is_by_the_accuracies_and_who_do
     assert "ESD came nearer than RAZOR; in no more time: ESD. ESD 0.020, RAZOR 0.030." in "\n".join(
         section.comparison_section("emoji", rows)
     )
+    assert "denoised in as many steps as test images are" in text
+    assert all(options["sampling_steps"] == SIZES["small"].test.steps for options in grids.GRIDS["emoji"]["esd"])
     rows[-1] |= {"in_domain_accuracy": 0.97}
     assert "RAZOR is the nearest, as near as ESD. RAZOR 0.030, ESD 0.030." in "\n".join(section.nearest(rows, accuracies=True))
     assert {name: data.family for name, data in DATA.items()} == section.FAMILIES
@@ -246,6 +249,9 @@ def test_the_figure_has_every_subject():
     figure = forget_against_retain("cifar10", rows_of(0.04))
     assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["original", "retrained", "RAZOR", "SLUG"]
     figure.savefig(io.BytesIO())
+    drawn = [emoji_row("razor", forget_accuracy=0.1, in_domain_accuracy=0.9)]
+    assert forget_against_retain("emoji", drawn).axes[0].get_ylabel() == "in-domain accuracy, %"
+    assert "![forget accuracy against in-domain accuracy](x.svg)" in section.comparison_section("emoji", drawn, "x.svg")
     fewer = [row for row in rows_of(0.04, slug=0.1) if row["subject"] != "slug" or row["seed"] == 0]
     assert forget_against_retain("cifar10", fewer).axes[0].get_title().endswith(", 1 request")
 
@@ -258,7 +264,7 @@ def test_each_grid_is_of_methods_that_fit_and_of_settings_they_take():
         for method in fit:
             for options in grid.get(grids.FOLLOW.get(method, method), [{}]):
                 config = METHODS[method].config(**{n: v for n, v in options.items() if n != "forget_loss"})
-                assert getattr(config, "max_steps", None) in (None, grids.BUDGET, grids.BUDGET // 10)
+                assert 0 < (getattr(config, "max_steps", None) or 1) <= grids.BUDGET
 
 
 def test_settings_are_chosen_by_the_distance_on_validation_data(small, tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ from statistics import mean
 from matplotlib.figure import Figure
 
 from .bars import paired, shared
-from .section import NAMES, TITLES
+from .section import NAMES, SHARES, TITLES, kept_column
 
 __all__ = ["forget_against_retain"]
 
@@ -20,9 +20,9 @@ def forget_against_retain(data, rows):
     On those requests alone that all subjects were measured on."""
     rows = shared(rows)
     count = len({(row["concept"], row["seed"]) for row in rows})
-    retain = "retain_accuracy" if any(row.get("retain_accuracy") is not None for row in rows) else "in_domain_accuracy"
+    retain = kept_column(rows)
     figure = Figure(figsize=(7, 4.6), layout="constrained")
-    axes = figure.add_subplot(xlabel="forget accuracy, %", ylabel=f"{retain.replace('_', ' ')}, %")
+    axes = figure.add_subplot(xlabel="forget accuracy, %", ylabel=f"{SHARES[retain]}, %")
     others = iter(OTHERS)
     subjects = sorted(dict.fromkeys(row["subject"] for row in rows), key=list(NAMES).index)
     for subject, marker in zip(subjects, MARKERS):

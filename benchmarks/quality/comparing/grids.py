@@ -8,6 +8,7 @@ others' begin from their papers.
 
 from ..easyvqa import CONFIG as EASYVQA
 from ..emoji_styles import CONFIG as EMOJI
+from ..emoji_styles import SIZES
 
 __all__ = ["BUDGET", "FOLLOW", "GRIDS"]
 
@@ -48,7 +49,7 @@ GRIDS = {
         "salun": passes(1e-4, 5e-4),
         "ssd": [{"alpha": alpha} for alpha in (1.2, 1.5, 2.0, 2.5)],  # one micro-batch in three is to forget: 3 does nothing
         # z_t on a way of as many steps as test images take; the authors' 50 would take most of the time of the comparison
-        "esd": passes(1e-5, 1e-4, 5e-4, sampling_steps=12),
+        "esd": passes(1e-5, 1e-4, 5e-4, sampling_steps=SIZES["small"].test.steps),
         "ga": passes(1e-5, 1e-4, steps=BUDGET // 10),
         "ft": passes(1e-4, 5e-4),
         "ga_ft": passes(1e-5, 1e-4, steps=BUDGET // 10, retain_epochs=BUDGET, retain_max_steps=BUDGET),

@@ -8,7 +8,7 @@ from razor_fast.methods.registry import METHODS
 from .bars import means, paired, shared, verdicts
 from .settings import VARIANTS
 
-__all__ = ["TITLES", "comparison_section", "nearest"]
+__all__ = ["TITLES", "comparison_section", "kept_column", "nearest"]
 
 TITLES = {"cifar10": "CIFAR-10", "emoji": "emoji styles", "easyvqa": "easy-VQA"}
 FAMILIES = {"cifar10": "clip", "emoji": "diffusion", "easyvqa": "vlm"}
@@ -28,6 +28,10 @@ DISTANCES = {"agreement_forget": "agreement, forget", "agreement_retain": "agree
              "agreement_neutral": "agreement, neutral", "kl_forget": "KL, forget", "kl_retain": "KL, retain",
              "kl_neutral": "KL, neutral"}  # fmt: skip
 NOTES = {
+    "emoji": "A request is to forget a style. Accuracies are shares of drawn images that a classifier calls what was asked for: "
+    "of images asked for in the style to go, that style (forget accuracy, 1 less unlearning accuracy); of the others, theirs "
+    "(in-domain) and their object (cross-domain). ESD's latents are denoised in as many steps as test images are, not in the "
+    "authors' 50.",
     "easyvqa": "A request is on shapes (or colours). Forget questions ask which shape it is, about images of the concept; retain "
     "questions are on shapes about other images, neutral ones on colours about any; indirect ones are yes or no questions on "
     "shapes about images of the concept, which nothing is trained on. RAZOR's grid begins from the settings of "
@@ -55,7 +59,7 @@ def comparison_section(data, rows, figure=None):
     if unfinished := _unfinished(rows, ASKED.get(data, 0)):
         lines += [unfinished, ""]
     if figure is not None:
-        lines += [f"![forget accuracy against retain accuracy]({figure})", ""]
+        lines += [f"![forget accuracy against {SHARES[kept_column(rows)]}]({figure})", ""]
     shares = {c: n for c, n in SHARES.items() if any(row.get(c) is not None for row in rows)}
     lines += _table(rows, shares, share) + [""]
     others = {c: n for c, n in (PLAIN | DISTANCES | COST).items() if any(row.get(c) is not None for row in rows)}
@@ -69,6 +73,11 @@ def comparison_section(data, rows, figure=None):
             lines += [""] * bool(part) + part
     made = sorted({row["commit"] for row in rows if row.get("commit")})
     return [*lines, "", f"Made at {_count(len(made), 'commit')}: {', '.join(made)}."] if made else lines
+
+
+def kept_column(rows):
+    """The accuracy that the figure holds forgetting against."""
+    return "retain_accuracy" if any(row.get("retain_accuracy") is not None for row in rows) else "in_domain_accuracy"
 
 
 def _unfit(family):
