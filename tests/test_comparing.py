@@ -134,6 +134,7 @@ def test_rows_keep_their_numbers(records, tmp_path):
     assert [row["subject"] for row in read] == ["original", "retrained", "ssd"]
     assert read[2]["kl_forget"] == pytest.approx(rows[2]["kl_forget"], rel=1e-5) and read[0]["cpu_seconds"] is None
     assert {f"{scheme}_forget_accuracy" for scheme in bars.SCHEMES} <= set(read[0])
+    assert as_row(records[1]["ssd"] | {"units": list("abcdef")})["units"] == "a; b; c; d" and read[0]["units"] == ""
     assert read[0]["recovery, 5 forget samples"] is None and read[1]["recovery, 5 forget samples"] is not None
 
 
@@ -194,11 +195,15 @@ def test_the_section_holds_a_missed_bar_against_the_original_and_the_variants():
         found = {r["subject"]: r for r in rows if r["seed"] == seed}
         found["original"]["int4_retrieval_stability"], found["razor"]["int4_retrieval_stability"] = -0.04, -0.03
         found["razor"] |= area(0.3)
+    for seed, drawn in ((0, "b; a"), (1, "c")):
+        rows[[r["subject"] for r in rows].index("razor") + 4 * seed]["units"] = "a; b"
+        rows.append(row("random", seed=seed, units=drawn))
     rows.append(row("razor_overshoot", forget_accuracy=0.0, **area(0.1)))
     text = "\n".join(section.comparison_section("cifar10", rows))
     assert "RAZOR keeps 94.7 % (94.7 to 94.7) of that." in text
     assert "int4 moves retrieval stability of the original, which nobody edited, by 0.0400 (0.0400 to 0.0400; 2 requests)" in text
     assert "int8 moves" not in text  # held
+    assert "In 1 of 2 requests both edited the same." in text
     assert "| RAZOR | 2 | +0.020 (+0.010 to +0.030) | +0.190 (+0.190 to +0.190) |" in text
     assert "| RAZOR, overshooting | 1 | -0.030 (-0.030 to -0.030) | -0.010 (-0.010 to -0.010) |" in text
     assert "not yet: RAZOR" not in text and "RAZOR, by walks" not in text

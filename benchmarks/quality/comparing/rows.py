@@ -9,7 +9,8 @@ __all__ = ["as_row", "kept_rows", "merged", "read_rows", "write_rows"]
 METRICS = ("forget_accuracy", "retain_accuracy", "in_domain_accuracy", "cross_domain_accuracy", "neutral_accuracy",
            "indirect_accuracy", "retrieval_stability", "forget_retrieval", "membership_auc", "privacy_leakage")  # fmt: skip
 COST = ("gradient_evaluations", "forwards", "cpu_seconds")
-TEXTS = ("data", "concept", "subject", "outcome", "commit")
+UNITS = 4  # names of those in a row: a method that trains moves them all
+TEXTS = ("data", "concept", "subject", "outcome", "units", "commit")
 
 
 def as_row(record):
@@ -26,7 +27,8 @@ def as_row(record):
                 row[f"{scheme}_{name}"] = metrics[name] - record["metrics"][name]
     for arm, curve in record.get("recovery", {}).items():
         row[f"recovery, {arm}"] = curve["area"]
-    return row | {"commit": record.get("commit", "")}
+    units = "; ".join(record.get("units", [])[:UNITS])
+    return row | {"units": units, "commit": record.get("commit", "")}
 
 
 def merged(rows, new):

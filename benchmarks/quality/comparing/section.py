@@ -69,7 +69,7 @@ def comparison_section(data, rows, figure=None):
         lines += ["", "Who is nearest to the retrained model:", "", *nearest(rows, accuracies=True)]
     else:
         lines += ["", "The bars, on the mean over the requests:", "", *_bars(rows)]
-        for part in (_stability(rows), _privacy(rows), _quantized(rows), _recovery(rows), nearest(rows)):
+        for part in (_stability(rows), _privacy(rows), _quantized(rows), _recovery(rows), nearest(rows), _drawn(rows)):
             lines += [""] * bool(part) + part
     made = sorted({row["commit"] for row in rows if row.get("commit")})
     return [*lines, "", f"Made at {_count(len(made), 'commit')}: {', '.join(made)}."] if made else lines
@@ -241,6 +241,21 @@ def nearest(rows, ours="razor", *, accuracies=False):
             said += f"; in no more time: {', '.join(cheaper) or 'none of them'}"
         lines.append(f"- {what} ({of}): {said}. {listed}.")
     return lines
+
+
+def _drawn(rows, ours="razor"):
+    """What the control of random units has in common with RAZOR."""
+    units = {(row["subject"], row["concept"], row["seed"]): row.get("units") for row in rows}
+    both = [(value, units.get(("random", *key))) for (subject, *key), value in units.items() if subject == ours]
+    both = [pair for pair in both if all(pair)]
+    if not both:
+        return []
+    same = sum(set(own.split("; ")) == set(drawn.split("; ")) for own, drawn in both)
+    return [
+        "Random units are drawn without the score, as many as RAZOR begins with; which of them is searched, the promise of its "
+        f"direction decides for both, and a model of this size has few units. In {same} of {_count(len(both), 'request')} both "
+        "edited the same."
+    ]
 
 
 def with_difference(rows):
