@@ -41,15 +41,13 @@ def test_one_parameter_at_a_time_and_nothing_twice(tmp_path, monkeypatch):
     assert len(same) == 2 and same[0] == same[1]
 
 
-def test_a_slow_demo_has_fewer_values_and_its_own_and_the_default_are_among_them():
-    pytest.importorskip("diffusers")
-    from razor_fast.demo import diffusion, vlm
-
-    for demo, (_, values) in ((vlm, sweep.TASKS["vlm"]), (diffusion, sweep.TASKS["diffusion"])):
-        assert set(values) == set(sweep.VARIED)
-        for parameter, each in values.items():
-            assert {getattr(demo.demo_config(), parameter), getattr(RazorConfig(), parameter)} <= set(each)
-    assert all(getattr(RazorConfig(), parameter) in each for parameter, each in sweep.VARIED.items())
+def test_of_every_setting_the_demos_own_value_and_the_default_were_measured():
+    rows = sweep.read(ROOT / "benchmarks" / "results" / "sweep.csv")
+    for task, parameter in {(row["task"], row["parameter"]) for row in rows}:
+        some = [row for row in rows if (row["task"], row["parameter"]) == (task, parameter)]
+        values = {float(row["value"]) for row in some}
+        assert {float(some[0]["own"]), float(getattr(RazorConfig(), parameter))} <= values, (task, parameter)
+        assert len(values) > 1 and values <= set(map(float, sweep.VARIED[parameter])) | set(map(float, sweep.FEWER[parameter]))
 
 
 def test_rho_and_lambda_forget_act_as_their_product_and_the_weights_as_ratios():
@@ -64,7 +62,7 @@ def test_rho_and_lambda_forget_act_as_their_product_and_the_weights_as_ratios():
 
 def rows_of(task="clip", forget="seven", own=None, **losses):
     return [
-        {"task": task, "forget": forget, "seed": "0", "parameter": name, "value": str(value), "loss": str(loss),
+        {"task": task, "forget": forget, "seed": "0", "parameter": name, "value": str(value), "loss": str(loss), "probes": "4",
          "own": str((own or {}).get(name, float(getattr(RazorConfig(), name))))}
         for name, pairs in losses.items()
         for value, loss in pairs.items()
@@ -80,6 +78,8 @@ def test_noise_is_what_the_demos_own_settings_vary_by():
 
     rows = rows_of(seed=NOISY) + rows_of(forget="three", seed={0.0: 0.26})
     assert noise(rows, "clip") == pytest.approx(0.06) and noise(rows, "vlm") is None
+    same = rows_of(seed={0.0: 0.2, 1.0: 0.2}, alpha={0.0: 0.2000001, 0.5: 0.21, 1.0: 0.2})
+    assert noise(same, "clip") == pytest.approx(0.01, abs=1e-5)
 
 
 def test_a_default_is_bettered_held_up_or_of_no_matter_by_more_than_the_noise():
@@ -94,10 +94,22 @@ def test_a_default_is_bettered_held_up_or_of_no_matter_by_more_than_the_noise():
     lines = sweep_section(rows)
     assert "| lambda_retain | VLM demo | 1 | 0.200 | 10 | 0.100 | 10 | 0.100 | 1 | 0.200 | best is better |" in lines
     assert any(line.startswith("- **Held up**: rho.") for line in lines)
-    assert any(line.startswith("- **Of no matter** among the values tried: alpha.") for line in lines)
+    assert any(line.startswith("- **Of no matter** to the loss, among the values tried: alpha.") for line in lines)
     assert any("**Bettered**: lambda_retain. CLIP demo: 10 leaves 0.100, 1 leaves 0.200; VLM demo" in line for line in lines)
+    assert any(line.startswith("Not measured yet: CLIP demo, lambda_forget, ") for line in lines)
+    assert any("diffusion demo, all." in line for line in lines)
     unsaid = sweep_section(rows_of(**swept))
-    assert unsaid[-1].endswith("| not told |") and not any("Noise" in line for line in unsaid)
+    assert sum(line.endswith("| not told |") for line in unsaid) == 3 and not any("Noise" in line for line in unsaid)
+
+
+def test_what_a_value_costs_is_told_where_it_does_not_matter_to_the_loss():
+    pytest.importorskip("matplotlib")
+    from benchmarks.quality.sensitivity import sweep_section
+
+    rows = rows_of(seed=NOISY, initial_units={1: 0.2, 4: 0.2, 8: 0.2})
+    rows[-3]["probes"] = "9"
+    (line,) = [line for line in sweep_section(rows) if "Of no matter" in line]
+    assert line.endswith("initial_units. Probes that they take: initial_units on the CLIP demo: 9 with 1, 4 with 4.")
 
 
 def test_of_several_requests_the_mean_counts():

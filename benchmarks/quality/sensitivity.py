@@ -6,7 +6,7 @@ from statistics import mean
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from benchmarks.quality.sweep import BOUND, VARIED
+from benchmarks.quality.sweep import BOUND, TASKS, VARIED
 from razor_fast.config import RazorConfig
 
 __all__ = ["Finding", "findings", "noise", "sensitivity", "sweep_section"]
@@ -15,6 +15,7 @@ COLOURS = {"clip": "#c1440e", "vlm": "#2e6f95", "diffusion": "#6a994e"}
 TITLES = {"clip": "CLIP demo", "vlm": "VLM demo", "diffusion": "diffusion demo"}
 NOISE = "seed"  # the parameter that is varied to tell noise, and has no better value
 SETTINGS = tuple(name for name in VARIED if name != NOISE)
+ROUNDING = 1e-6  # of the losses in the rows
 LINEAR = 0.03  # of the figure's loss axis: linear up to here, logarithmic beyond
 
 
@@ -25,21 +26,30 @@ def losses(rows, task, parameter):
     return {value: [float(row["loss"]) for row in some if float(row["value"]) == value] for value in values}
 
 
+def probes(rows, task, parameter):
+    """{value: mean number of probes}: what a value costs, whatever else the machine was doing."""
+    some = [row for row in rows if row["task"] == task and row["parameter"] == parameter]
+    return {v: mean(float(row["probes"]) for row in some if float(row["value"]) == v) for v in losses(rows, task, parameter)}
+
+
 def own(rows, task, parameter):
     """The value that the demo itself has."""
     return next(float(row["own"]) for row in rows if row["task"] == task and row["parameter"] == parameter)
 
 
 def noise(rows, task):
-    """What the loss of the demo's own settings varies by, over requests and draws of the loop: greatest less least. None where
-    it was not measured."""
+    """What the loss of the demo's own settings varies by, over requests and draws of the loop: greatest less least. At least the
+    least difference between any two of its losses, about one validation sample. None where it was not measured."""
     each = [loss for some in losses(rows, task, NOISE).values() for loss in some]
-    return max(each) - min(each) if len(each) > 1 else None
+    if len(each) < 2:
+        return None
+    every = sorted({float(row["loss"]) for row in rows if row["task"] == task})
+    return max(max(each) - min(each), min((b - a for a, b in zip(every, every[1:]) if b - a > ROUNDING), default=0.0))
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Of one demo and setting, means over its requests. default: RazorConfig's value; own: the demo's."""
+    """Of a demo and a setting, means over requests. default: RazorConfig's value; own: the demo's. means, probes: by value."""
 
     task: str
     parameter: str
@@ -47,6 +57,7 @@ class Finding:
     own: float
     means: dict
     noise: float | None
+    probes: dict
 
     @property
     def best(self):
@@ -62,10 +73,10 @@ class Finding:
         more; "even": none does either; "": it cannot be said."""
         if self.noise is None or self.default not in self.means:
             return ""
-        here = self.means[self.default]
-        if here - self.means[self.best] > self.noise:
+        here, noise = self.means[self.default], self.noise + ROUNDING
+        if here - self.means[self.best] > noise:
             return "better"
-        return "holds" if self.means[self.worst] - here > self.noise else "even"
+        return "holds" if self.means[self.worst] - here > noise else "even"
 
 
 def findings(rows):
@@ -73,7 +84,8 @@ def findings(rows):
     swept = {(row["parameter"], row["task"]) for row in rows}
     return [
         Finding(task, parameter, float(getattr(RazorConfig(), parameter)), own(rows, task, parameter),
-                {value: mean(each) for value, each in losses(rows, task, parameter).items()}, noise(rows, task))
+                {value: mean(each) for value, each in losses(rows, task, parameter).items()}, noise(rows, task),
+                probes(rows, task, parameter))
         for parameter in SETTINGS for task in COLOURS if (parameter, task) in swept
     ]  # fmt: skip
 
@@ -110,6 +122,7 @@ def _panel(one, rows, task, parameter):
     one.grid(alpha=0.2)
     found, colour = losses(rows, task, parameter), COLOURS[task]
     if not found:
+        one.text(0.5, 0.5, "not measured", transform=one.transAxes, ha="center", va="center", fontsize=7, alpha=0.6)
         return
     draws = [loss for some in losses(rows, task, NOISE).values() for loss in some]
     if draws:
@@ -146,20 +159,33 @@ def sweep_section(rows, figure=None):
     told = [f"{TITLES[task]} {each:.3f}" for task in tasks if (each := noise(rows, task)) is not None]
     if told:
         lines += ["Noise is what the loss of a demo's own settings varies by over requests and seeds of the loop, greatest less "
-                  f"least: {', '.join(told)}. Of RazorConfig's defaults:", "", *_summary(found), ""]  # fmt: skip
-    lines += [f"| setting | demo | {' | '.join(f'{what} | its loss' for what in SHOWN)} | more than noise |", "|---" * 11 + "|"]
+                  f"least, and at least one validation sample: {', '.join(told)}. "
+                  "Of RazorConfig's defaults:", "", *_summary(found), ""]  # fmt: skip
+    lines += [f"| setting | demo | {' | '.join(f'{what} | its loss' for what in SHOWN)} | beyond noise |", "|---" * 11 + "|"]
     for each in found:
         cells = [each.parameter, TITLES[each.task]]
         for value in (each.default, each.own, each.best, each.worst):
             cells += [f"{value:g}", f"{each.means[value]:.3f}" if value in each.means else ""]
         lines.append(f"| {' | '.join(cells)} | {SAID[each.verdict]} |")
+    if missing := _missing(rows):
+        lines += ["", f"Not measured yet: {missing}."]
     made = sorted({row["commit"] for row in rows if row.get("commit")})
     return [*lines, "", f"Made at {', '.join(made)}."] if made else lines
 
 
+def _missing(rows):
+    """Demo by demo the settings that were not swept, or nothing."""
+    swept, said = {(row["task"], row["parameter"]) for row in rows}, []
+    for task, (_, values) in TASKS.items():
+        left = [name for name in values if (task, name) not in swept]
+        if left:
+            said.append(f"{TITLES[task]}, {'all' if len(left) == len(values) else ', '.join(left)}")
+    return "; ".join(said)
+
+
 LEGEND = "Dots are requests, the ring is the demo's own setting, the dotted line RazorConfig's default, the band the noise."
 SHOWN = ("default", "the demo's own", "best", "worst")
-SAID = {"better": "best is better", "holds": "worst is worse", "even": "nothing", "": "not told"}
+SAID = {"better": "best is better", "holds": "worst is worse", "even": "neither", "": "not told"}
 
 
 def _summary(found):
@@ -171,10 +197,10 @@ def _summary(found):
     even = [name for name in verdicts if name not in better and name not in holds]
     lines = []
     if holds:
-        said = "No value does better by more than the noise on any demo, and some do worse."
+        said = "On no demo where they were measured does a value do better by more than the noise, and some do worse."
         lines.append(f"- **Held up**: {', '.join(holds)}. {said}")
     if even:
-        lines.append(f"- **Of no matter** among the values tried: {', '.join(even)}.")
+        lines.append(f"- **Of no matter** to the loss, among the values tried: {', '.join(even)}.{_dearer(found, even)}")
     for name in better:
         some = [each for each in found if each.parameter == name and each.verdict == "better"]
         rest = [TITLES[each.task] for each in found if each.parameter == name and each.verdict in ("holds", "even")]
@@ -184,3 +210,15 @@ def _summary(found):
         )  # fmt: skip
         lines.append(f"- **Bettered**: {name}. {said}." + f" Not on: {', '.join(rest)}." * bool(rest))
     return lines
+
+
+def _dearer(found, names):
+    """Where settings of no matter to the loss still cost: values that take at least twice the probes of the default."""
+    said = []
+    for each in found:
+        here = each.probes.get(each.default)
+        over = {v: n for v, n in each.probes.items() if here and n >= 2 * here}
+        if each.parameter in names and over:
+            taken = ", ".join(f"{n:g} with {value:g}" for value, n in over.items())
+            said.append(f"{each.parameter} on the {TITLES[each.task]}: {taken}, {here:g} with {each.default:g}")
+    return f" Probes that they take: {'; '.join(said)}." if said else ""
