@@ -244,7 +244,8 @@ def test_of_questions_the_neutral_ones_count_as_much():
     assert "(mean of forget, retain and neutral questions; 1 request): RAZOR is the nearest of all, but took 20" in text
     assert "RAZOR 0.200, fine-tuning 0.267." in text and "RAZOR is the nearest, as near as fine-tuning" in text
     assert "(mean of forget, retain, neutral, indirect, without sign; 1 request): fine-tuning came nearer than RAZOR" in text
-    assert "which were chosen on validation questions of the triangle" in text and "indirect accuracy" in text
+    assert "which were chosen on validation questions of the triangle;" in text and "indirect accuracy" in text
+    assert "2 requests are asked for" in text and "not yet: original" in text and "ESD," not in text.split("not yet: ")[1][:120]
 
 
 def test_the_figure_has_every_subject():
