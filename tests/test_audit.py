@@ -79,6 +79,7 @@ def test_metrics_are_those_of_the_task_with_their_intervals(audited):
     arm = record.recovery.arms[1]
     assert (arm.arm, arm.samples, arm.steps) == ("20 forget samples", 9, [0, 2])
     assert tuple(arm.curves["unlearned"]) == curve.values and arm.areas["unlearned"] == curve.area
+    assert arm.between["unlearned"] == arm.areas["unlearned"] - arm.areas["retrained"] and "retrained" not in arm.between
     assert set(arm.curves) == {"unlearned", "retrained"} and model_bytes(task.model) == before
 
 

@@ -143,6 +143,19 @@ def test_weights_outside_the_mask_keep_their_bytes_after_every_step(dtype):
     assert 0 < moved <= sum(int(m.sum()) for m in mask.values())
 
 
+SERVED = {"salun": ("magnitude_threshold",), "ssd": ("square_accumulate_", "dampen_")}
+
+
+@pytest.mark.parametrize("method", SERVED)
+def test_the_operators_serve_the_methods_that_are_made_of_them(method, monkeypatch):
+    asked = []
+    for name in SERVED[method]:
+        own = getattr(rf.ops, name)
+        monkeypatch.setattr(rf.ops, name, lambda *a, own=own, name=name, **k: asked.append(name) or own(*a, **k))
+    rf.unlearn(SmallTask(), mc.CONFIGS[method](), method=method)
+    assert set(asked) == set(SERVED[method])
+
+
 def test_ssd_dampens_what_matters_to_the_forget_set_alone():
     task, reference = SmallTask(), SmallTask()
     parameters = list(reference.model.parameters())

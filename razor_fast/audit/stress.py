@@ -4,7 +4,7 @@ from ..errors import MissingPackageError
 from ..evaluation.names import ALIASES
 from ..evaluation.quantization import edit_survival, quantizable_weights, quantization_verdict, quantized_metrics
 from ..evaluation.quantizers import SCHEMES, check_scheme, quantizer_version
-from ..evaluation.recovery import recovery_curves
+from ..evaluation.recovery import area_between, recovery_curves
 
 __all__ = ["quantization_rows", "recovery_section"]
 
@@ -87,5 +87,8 @@ def recovery_section(tasks, options, skipped, clock):
             "arm": arm, "samples": one.samples, "steps": list(one.steps),
             "curves": {column: list(curve.values) for column, curve in own.items()},
             "areas": {column: curve.area for column, curve in own.items()},
+            "between": {column: area_between(own[column], own["retrained"]) for column in own if column != "retrained"}
+            if "retrained" in own
+            else {},
         })  # fmt: skip
     return {"metric": first.forget_metric, "learning_rate": options.learning_rate, "seed": options.seed, "arms": rows}

@@ -106,13 +106,14 @@ class QuantizationRow(Part):
 
 class RecoveryRow(Part):
     """One way of relearning. curves: model -> the forget metric after each of `steps`. areas: model -> its mean over
-    log2(1 + steps)."""
+    log2(1 + steps). between: model -> its area less the retrained model's, where there is one."""
 
     arm: str
     samples: int = Field(ge=0)
     steps: list[int]
     curves: dict[str, list[Number]]
     areas: Metrics = {}
+    between: Metrics = {}
 
 
 class Recovery(Part):
