@@ -206,6 +206,7 @@ def test_the_section_holds_a_missed_bar_against_the_original_and_the_variants():
     assert "In 1 of 2 requests both edited the same." in text
     assert "| RAZOR | 2 | +0.020 (+0.010 to +0.030) | +0.190 (+0.190 to +0.190) |" in text
     assert "| RAZOR, overshooting | 1 | -0.030 (-0.030 to -0.030) | -0.010 (-0.010 to -0.010) |" in text
+    assert "Measured on some of the requests alone: RAZOR, overshooting, on 1." in text
     assert "not yet: RAZOR" not in text and "RAZOR, by walks" not in text
 
 

@@ -59,6 +59,8 @@ def comparison_section(data, rows, figure=None):
     lines += [NOTES[data], ""] if data in NOTES else []
     if unfinished := _unfinished(rows, data):
         lines += [unfinished, ""]
+    if fewer := _fewer(rows):
+        lines += [fewer, ""]
     if figure is not None:
         lines += [f"![forget accuracy against {SHARES[kept_column(rows)]}]({figure})", ""]
     shares = {c: n for c, n in SHARES.items() if any(row.get(c) is not None for row in rows)}
@@ -107,6 +109,14 @@ def _unfinished(rows, data):
     listed = "; ".join(f"on {count} requests: {', '.join(counts[count])}" for count in sorted(counts, reverse=True) if count)
     left = f"; not yet: {', '.join(counts[0])}" if 0 in counts else ""
     return f"**Not complete.** {asked} requests are asked for. Measured {listed}{left}. The same command goes on."
+
+
+def _fewer(rows):
+    """Which variants were measured on some of the requests alone."""
+    done = {name: sum(row["subject"] == name for row in rows) for name in VARIANTS}
+    every = len({(row["concept"], row["seed"]) for row in rows})
+    listed = ", ".join(f"{NAMES[name]}, on {count}" for name, count in done.items() if 0 < count < every)
+    return f"Measured on some of the requests alone: {listed}." if listed else ""
 
 
 def _count(number, what):
