@@ -6,7 +6,7 @@ import copy
 
 import pytest
 from test_clip import clip_task
-from test_modes import MODES, assert_same_phi, assert_same_scores, errors, sums_by_hand
+from test_modes import FAR, MODES, assert_same_phi, assert_same_scores, errors, sums_by_hand
 
 from razor_fast.recorder import score
 from razor_fast.recording.estimate import dry_run
@@ -89,7 +89,8 @@ def test_task_losses_score_the_same_in_every_mode_and_as_in_float64(made):
     exact, plain = by_hand(wide, find_units(wide.model, exclude=())), by_hand(task, units)
     own = errors(plain.sums, exact.sums)
     hopeless = (own > 1e-5).any(dim=1)  # what cancels beyond fp32: keys' biases, and few others
-    assert hopeless.sum() <= 0.1 * len(units), [units[i].name for i in hopeless.nonzero().flatten().tolist()]
+    far = (own > FAR).any(dim=1)
+    assert far.sum() <= 0.1 * len(units), [units[i].name for i in far.nonzero().flatten().tolist()]
     rest = [unit.name for unit, bad in zip(units, hopeless.tolist()) if not bad]
     for mode, how in (*((mode, "accumulate") for mode in MODES), ("lockstep", "together")):
         measure = mode == "lockstep" and how == "accumulate" and name in DRY
