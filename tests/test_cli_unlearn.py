@@ -104,6 +104,18 @@ def test_the_same_command_again_ends_in_the_same_edit(home, finished):
     assert (home / "again" / "edit.safetensors").read_bytes() == before
 
 
+def test_the_natural_direction_and_the_other_forget_loss_are_options_of_the_file(home, tmp_path):
+    options = ("--set", "razor.direction=natural", "--set", "task.forget_loss=redistribution")
+    good("unlearn", home / "run.yaml", *options, "-o", tmp_path / "run", "-q")
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["outcome"] == "target_met" and result["metrics"]["test"]["after"]["forget_accuracy"] <= 0.5
+    started = next(r for r in read_log(tmp_path / "run" / "log.jsonl") if r["event"] == "RunStarted")
+    assert (started["task"]["forget_loss"], started["config"]["direction"]) == ("redistribution", "natural")
+    half = options[:2] + ("--set", "model.precision=bf16")
+    refused("ConfigError", "direction 'natural'", "unlearn", home / "run.yaml", *half, "-o", tmp_path / "half")
+    refused("ConfigError", "direction", "unlearn", home / "run.yaml", "--set", "razor.direction=newton", "-o", tmp_path / "n")
+
+
 @pytest.mark.parametrize("method", ["slug", "{name: salun, epochs: 1, learning_rate: 0.001}", "{name: ssd, alpha: 1.2}"])
 def test_any_method_runs_from_the_same_file(home, tmp_path, method):
     settings = YAML.replace("razor: {max_rounds: 3, retain_tolerance: 0.1}", f"method: {method}")
