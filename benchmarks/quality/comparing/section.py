@@ -106,7 +106,8 @@ def _unfinished(rows, data):
     counts = {}
     for name, count in done.items():
         counts.setdefault(count, []).append(NAMES[name])
-    listed = "; ".join(f"on {count} requests: {', '.join(counts[count])}" for count in sorted(counts, reverse=True) if count)
+    shown = sorted((count for count in counts if count), reverse=True)
+    listed = "; ".join(f"on {_count(count, 'request')}: {', '.join(counts[count])}" for count in shown)
     left = f"; not yet: {', '.join(counts[0])}" if 0 in counts else ""
     return f"**Not complete.** {asked} requests are asked for. Measured {listed}{left}. The same command goes on."
 
