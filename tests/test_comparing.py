@@ -270,7 +270,7 @@ def test_each_grid_is_of_methods_that_fit_and_of_settings_they_take():
         assert set(grid) < set(fit)
         for method in fit:
             for options in grid.get(grids.FOLLOW.get(method, method), [{}]):
-                config = METHODS[method].config(**{n: v for n, v in options.items() if n != "forget_loss"})
+                config = METHODS[method].config(**settings.parted(options)[0])
                 assert 0 < (getattr(config, "max_steps", None) or 1) <= grids.BUDGET
 
 

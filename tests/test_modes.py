@@ -61,7 +61,7 @@ def errors(found, expected):
     return torch.where(off == 0, 0.0, off / torch.cat([norms, product[:, None]], dim=1))
 
 
-FAR = 3e-5  # what does not cancel is within it in fp32 on every CPU; which units lie beyond 1e-5 hangs on its kernels
+FAR = 3e-5  # what does not cancel was within it in fp32 on each CPU we had; which units lie beyond 1e-5 hangs on its kernels
 
 
 def assert_same_scores(found, expected, tolerance):

@@ -13,7 +13,7 @@ from razor_fast.events import plain
 from razor_fast.methods import METHODS, unlearn
 
 from .measures import measured
-from .settings import asked_of, chosen_settings, method_of
+from .settings import asked_of, chosen_settings, method_of, parted
 
 __all__ = ["STRESSED", "YARDSTICKS", "methods_for", "run_request"]
 
@@ -58,9 +58,8 @@ def run_request(data, folder, cache, concept, seed, subjects, *, stressed=STRESS
 def settings_of(data, subject, seed):
     if subject in YARDSTICKS:
         return {}
-    chosen = chosen_settings(data.name, subject)
-    of_the_task = {name: chosen.pop(name) for name in ("forget_loss",) if name in chosen}
-    return METHODS[method_of(subject)].config(seed=seed, **chosen).model_dump(mode="json") | of_the_task
+    own, of_the_task = parted(chosen_settings(data.name, subject))
+    return METHODS[method_of(subject)].config(seed=seed, **own).model_dump(mode="json") | of_the_task
 
 
 def run_subject(task, subject, settings, seed, stress):

@@ -6,7 +6,7 @@ An option `forget_loss` is the task's, not the method's. Beside the methods them
 import json
 from pathlib import Path
 
-__all__ = ["SETTINGS", "VARIANTS", "asked_of", "chosen_settings", "keep_settings", "method_of"]
+__all__ = ["SETTINGS", "VARIANTS", "asked_of", "chosen_settings", "keep_settings", "method_of", "parted"]
 
 SETTINGS = Path(__file__).with_name("settings.json")
 
@@ -28,11 +28,16 @@ def chosen_settings(data, subject):
     return json.loads(SETTINGS.read_text(encoding="utf-8")).get(data, {}).get(method, {}) | differs
 
 
+def parted(options):
+    """(the method's own options, those of the task)."""
+    own = {name: value for name, value in options.items() if name != "forget_loss"}
+    return own, {name: value for name, value in options.items() if name not in own}
+
+
 def asked_of(task, options):
     """(the task with the forget loss that the options name, the method's own options)."""
-    rest = dict(options)
-    loss = rest.pop("forget_loss", None)
-    return task if loss is None else task.forgetting_by(loss), rest
+    own, asked = parted(options)
+    return task.forgetting_by(asked["forget_loss"]) if asked else task, own
 
 
 def keep_settings(data, method, options):
