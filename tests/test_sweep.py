@@ -41,13 +41,20 @@ def test_one_parameter_at_a_time_and_nothing_twice(tmp_path, monkeypatch):
     assert len(same) == 2 and same[0] == same[1]
 
 
+def read(value):
+    pytest.importorskip("matplotlib")
+    from benchmarks.quality import sensitivity
+
+    return sensitivity.read(value)
+
+
 def test_of_every_setting_the_demos_own_value_and_the_default_were_measured():
     rows = sweep.read(ROOT / "benchmarks" / "results" / "sweep.csv")
     for task, parameter in {(row["task"], row["parameter"]) for row in rows}:
         some = [row for row in rows if (row["task"], row["parameter"]) == (task, parameter)]
-        values = {float(row["value"]) for row in some}
-        assert {float(some[0]["own"]), float(getattr(RazorConfig(), parameter))} <= values, (task, parameter)
-        assert len(values) > 1 and values <= set(map(float, sweep.VARIED[parameter])) | set(map(float, sweep.FEWER[parameter]))
+        values = {read(row["value"]) for row in some}
+        assert {read(some[0]["own"]), read(getattr(RazorConfig(), parameter))} <= values, (task, parameter)
+        assert len(values) > 1 and values <= {read(v) for v in (*sweep.VARIED[parameter], *sweep.FEWER[parameter])}
 
 
 def test_rho_and_lambda_forget_act_as_their_product_and_the_weights_as_ratios():
@@ -63,7 +70,7 @@ def test_rho_and_lambda_forget_act_as_their_product_and_the_weights_as_ratios():
 def rows_of(task="clip", forget="seven", own=None, **losses):
     return [
         {"task": task, "forget": forget, "seed": "0", "parameter": name, "value": str(value), "loss": str(loss), "probes": "4",
-         "own": str((own or {}).get(name, float(getattr(RazorConfig(), name))))}
+         "own": str((own or {}).get(name, getattr(RazorConfig(), name)))}
         for name, pairs in losses.items()
         for value, loss in pairs.items()
     ]  # fmt: skip
@@ -110,6 +117,20 @@ def test_what_a_value_costs_is_told_where_it_does_not_matter_to_the_loss():
     rows[-3]["probes"] = "9"
     (line,) = [line for line in sweep_section(rows) if "Of no matter" in line]
     assert line.endswith("initial_units. Probes that they take: initial_units on the CLIP demo: 9 with 1, 4 with 4.")
+
+
+def test_a_setting_may_be_a_word():
+    pytest.importorskip("matplotlib")
+    from benchmarks.quality.sensitivity import findings, sensitivity, sweep_section
+
+    rows = rows_of(seed=NOISY, direction={"walk": 0.3, "natural": 0.2}, alpha={0.0: 0.3, 1.0: 0.2})
+    found = {each.parameter: each for each in findings(rows)}["direction"]
+    assert (found.default, found.best, found.worst, found.verdict) == ("walk", "natural", "walk", "better")
+    assert "| direction | CLIP demo | walk | 0.300 | walk | 0.300 | natural | 0.200 | walk | 0.300 | best is better |" in (
+        sweep_section(rows)
+    )
+    panel = next(one for one in sensitivity(rows).axes if one.get_title() == "direction")
+    assert [label.get_text() for label in panel.get_xticklabels()] == ["natural", "walk"]
 
 
 def test_of_several_requests_the_mean_counts():

@@ -19,22 +19,34 @@ ROUNDING = 1e-6  # of the losses in the rows
 LINEAR = 0.03  # of the figure's loss axis: linear up to here, logarithmic beyond
 
 
+def read(value):
+    """What a row's text, or a configuration, has for a value: a number, or a word."""
+    try:
+        return float(value)
+    except ValueError:
+        return value
+
+
+def shown(value):
+    return value if isinstance(value, str) else f"{value:g}"
+
+
 def losses(rows, task, parameter):
     """{value: losses, one a request} of a task and a parameter, in rising order."""
     some = [row for row in rows if row["task"] == task and row["parameter"] == parameter]
-    values = sorted({float(row["value"]) for row in some})
-    return {value: [float(row["loss"]) for row in some if float(row["value"]) == value] for value in values}
+    values = sorted({read(row["value"]) for row in some})
+    return {value: [float(row["loss"]) for row in some if read(row["value"]) == value] for value in values}
 
 
 def probes(rows, task, parameter):
     """{value: mean number of probes}: what a value costs, whatever else the machine was doing."""
     some = [row for row in rows if row["task"] == task and row["parameter"] == parameter]
-    return {v: mean(float(row["probes"]) for row in some if float(row["value"]) == v) for v in losses(rows, task, parameter)}
+    return {v: mean(float(row["probes"]) for row in some if read(row["value"]) == v) for v in losses(rows, task, parameter)}
 
 
 def own(rows, task, parameter):
     """The value that the demo itself has."""
-    return next(float(row["own"]) for row in rows if row["task"] == task and row["parameter"] == parameter)
+    return next(read(row["own"]) for row in rows if row["task"] == task and row["parameter"] == parameter)
 
 
 def noise(rows, task):
@@ -53,8 +65,8 @@ class Finding:
 
     task: str
     parameter: str
-    default: float
-    own: float
+    default: float | str
+    own: float | str
     means: dict
     noise: float | None
     probes: dict
@@ -83,7 +95,7 @@ def findings(rows):
     """A Finding for each setting and demo that was swept, setting by setting."""
     swept = {(row["parameter"], row["task"]) for row in rows}
     return [
-        Finding(task, parameter, float(getattr(RazorConfig(), parameter)), own(rows, task, parameter),
+        Finding(task, parameter, read(getattr(RazorConfig(), parameter)), own(rows, task, parameter),
                 {value: mean(each) for value, each in losses(rows, task, parameter).items()}, noise(rows, task),
                 probes(rows, task, parameter))
         for parameter in SETTINGS for task in COLOURS if (parameter, task) in swept
@@ -110,13 +122,13 @@ def sensitivity(rows):
 
 
 def _panel(one, rows, task, parameter):
-    values = sorted({float(row["value"]) for row in rows if row["parameter"] == parameter})
+    values = sorted({read(row["value"]) for row in rows if row["parameter"] == parameter})
     places = {value: place for place, value in enumerate(values)}
     one.set_yscale("symlog", linthresh=LINEAR, linscale=1.2)
     one.yaxis.set_major_locator(FixedLocator((0, 0.01, 0.02, 0.03, 0.1, 0.3, 1)))
     one.yaxis.set_minor_locator(NullLocator())
     one.yaxis.set_major_formatter(FuncFormatter(lambda loss, _: f"{loss:g}"))
-    one.set_xticks(list(places.values()), [f"{value:g}" for value in places])
+    one.set_xticks(list(places.values()), [shown(value) for value in places])
     one.set_xlim(-0.4, len(places) - 0.6)
     one.tick_params(labelsize=7)
     one.grid(alpha=0.2)
@@ -127,7 +139,7 @@ def _panel(one, rows, task, parameter):
     draws = [loss for some in losses(rows, task, NOISE).values() for loss in some]
     if draws:
         one.axhspan(min(draws), max(draws), color="black", alpha=0.08, linewidth=0)
-    default = places.get(float(getattr(RazorConfig(), parameter)))
+    default = places.get(read(getattr(RazorConfig(), parameter)))
     if default is not None and parameter != NOISE:
         one.axvline(default, color="black", linestyle=":", linewidth=1)
     line = "none" if parameter == NOISE else "-"
@@ -165,7 +177,7 @@ def sweep_section(rows, figure=None):
     for each in found:
         cells = [each.parameter, TITLES[each.task]]
         for value in (each.default, each.own, each.best, each.worst):
-            cells += [f"{value:g}", f"{each.means[value]:.3f}" if value in each.means else ""]
+            cells += [shown(value), f"{each.means[value]:.3f}" if value in each.means else ""]
         lines.append(f"| {' | '.join(cells)} | {SAID[each.verdict]} |")
     if missing := _missing(rows):
         lines += ["", f"Not measured yet: {missing}."]
@@ -205,7 +217,7 @@ def _summary(found):
         some = [each for each in found if each.parameter == name and each.verdict == "better"]
         rest = [TITLES[each.task] for each in found if each.parameter == name and each.verdict in ("holds", "even")]
         said = "; ".join(
-            f"{TITLES[each.task]}: {each.best:g} leaves {each.means[each.best]:.3f}, {each.default:g} leaves "
+            f"{TITLES[each.task]}: {shown(each.best)} leaves {each.means[each.best]:.3f}, {shown(each.default)} leaves "
             f"{each.means[each.default]:.3f}" + " (the demo sets its own)" * (each.own != each.default) for each in some
         )  # fmt: skip
         lines.append(f"- **Bettered**: {name}. {said}." + f" Not on: {', '.join(rest)}." * bool(rest))
@@ -219,6 +231,6 @@ def _dearer(found, names):
         here = each.probes.get(each.default)
         over = {v: n for v, n in each.probes.items() if here and n >= 2 * here}
         if each.parameter in names and over:
-            taken = ", ".join(f"{n:g} with {value:g}" for value, n in over.items())
-            said.append(f"{each.parameter} on the {TITLES[each.task]}: {taken}, {here:g} with {each.default:g}")
+            taken = ", ".join(f"{n:g} with {shown(value)}" for value, n in over.items())
+            said.append(f"{each.parameter} on the {TITLES[each.task]}: {taken}, {here:g} with {shown(each.default)}")
     return f" Probes that they take: {'; '.join(said)}." if said else ""

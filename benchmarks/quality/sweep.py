@@ -31,6 +31,7 @@ VARIED = {
     "lambda_mismatch": (0.0, 0.1, 1.0, 10.0),
     "initial_units": (1, 2, 4, 8),
     "inner_steps": (1, 2, 4, 8, 16),
+    "direction": ("walk", "natural"),
     "seed": (0, 1, 2),
 }
 FEWER = {
@@ -41,6 +42,7 @@ FEWER = {
     "lambda_mismatch": (0.0, 1.0, 10.0),
     "initial_units": (4, 8),
     "inner_steps": (8, 24),
+    "direction": ("walk", "natural"),
     "seed": (0, 1, 2),
 }
 # A setting under which little is forgotten goes on for as long as each round helps a bit: such a run ends after max_rounds.
