@@ -234,6 +234,18 @@ def test_without_class_probabilities_the_nearest_is_by_the_accuracies_and_who_do
     assert {name: data.family for name, data in DATA.items()} == section.FAMILIES
 
 
+def test_quantization_and_relearning_are_shown_on_every_data_set_where_they_were_measured():
+    rows = [emoji_row("original", forget_accuracy=1.0), emoji_row("retrained", forget_accuracy=0.06, **area(0.2)),
+            emoji_row("razor", forget_accuracy=0.05, int4_in_domain_accuracy=-0.03, **area(0.5))]  # fmt: skip
+    rows[0]["int4_in_domain_accuracy"] = -0.02
+    text = "\n".join(section.comparison_section("emoji", rows))
+    assert "| in_domain_accuracy moved by int4 | +0.0300 (+0.0300 to +0.0300) | at most 0.015 | **missed** |" in text
+    assert "int4 moves in domain accuracy of the original, which nobody edited, by 0.0200" in text
+    assert "| area of recovery, 5 forget samples less 1.1 x the retrained model's | +0.2800 (+0.2800 to +0.2800)" in text
+    assert "| area of recovery | 5 forget samples |" in text and "| retrained | 0.200 (0.200 to 0.200) |" in text
+    assert "The bars of" not in "\n".join(section.comparison_section("emoji", [emoji_row("razor", forget_accuracy=0.05)]))
+
+
 def test_of_questions_the_neutral_ones_count_as_much():
     kept = {f"agreement_{side}": 0.5 for side in ("forget", "retain", "neutral")}
     truth = {"forget_accuracy": 0.0, "retain_accuracy": 0.9, "neutral_accuracy": 0.9, "indirect_accuracy": 0.5}

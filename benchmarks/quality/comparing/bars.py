@@ -8,7 +8,8 @@ from .settings import VARIANTS
 __all__ = ["Verdict", "means", "paired", "shared", "verdicts"]
 
 SCHEMES = {"int8": 0.005, "int4": 0.015, "nf4": 0.015}
-MOVES = ("forget_accuracy", "retain_accuracy", "retrieval_stability", "forget_retrieval", "membership_auc")
+MOVES = ("forget_accuracy", "retain_accuracy", "in_domain_accuracy", "cross_domain_accuracy", "neutral_accuracy",
+         "retrieval_stability", "forget_retrieval", "membership_auc")  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ SHARES = {"forget_accuracy": "forget accuracy", "retain_accuracy": "retain accur
           "neutral_accuracy": "neutral accuracy", "indirect_accuracy": "indirect accuracy",
           "retrieval_stability": "retrieval stability"}  # fmt: skip
 PLAIN = {"privacy_leakage": "privacy gap", "share": "share edited"}
-ASKED = {"cifar10": 9, "easyvqa": 2}  # requests: three classes and three seeds; a shape and a colour
+ASKED = {"cifar10": 9, "emoji": 2, "easyvqa": 2}  # requests: three classes and three seeds; two styles; a shape and a colour
 ACCURACIES = tuple(name for name in SHARES if name.endswith("_accuracy"))
 AGREEMENT, KL = (tuple(f"{what}_{side}" for side in ("forget", "retain", "neutral")) for what in ("agreement", "kl"))
 DISTANCES = {"agreement_forget": "agreement, forget", "agreement_retain": "agreement, retain",
@@ -70,6 +70,10 @@ def comparison_section(data, rows, figure=None):
     lines += [""] * bool(unfit := _unfit(FAMILIES[data])) + unfit
     if data != "cifar10":
         lines += ["", "Who is nearest to the retrained model:", "", *nearest(rows, accuracies=True)]
+        if any(column.startswith("recovery, ") and row.get(column) is not None for row in rows for column in row):
+            lines += ["", "The bars of CIFAR-10 on RAZOR here, as far as this data set has what they ask:", "", *_bars(rows)]
+            lines += ["", *quantized] if (quantized := _quantized(rows)) else []
+            lines += ["", *areas] if (areas := _areas(rows)) else []
     else:
         lines += ["", "The bars, on the mean over the requests:", "", *_bars(rows)]
         for part in (_stability(rows), _privacy(rows), _quantized(rows), _recovery(rows), nearest(rows), _drawn(rows)):
@@ -219,6 +223,19 @@ def _recovery(rows, ours="razor"):
             values = [f"{mean(v):+.3f} ({min(v):+.3f} to {max(v):+.3f})" for v in (beyond, *(bar.values for bar in areas))]
             lines.append(f"| {NAMES[subject]} | {len(areas[0].values)} | " + " | ".join(values) + " |")
     return lines
+
+
+def _areas(rows, ours="razor"):
+    """The areas that a bar on recovery is made of."""
+    arms = list(dict.fromkeys(column for row in rows for column in row if column.startswith("recovery, ")))
+    models = [name for name in (ours, "retrained") if any(paired(rows, arm, name) for arm in arms)]
+    if len(models) < 2:
+        return []
+    heads = " | ".join(arm.removeprefix("recovery, ") for arm in arms)
+    lines = [f"| area of recovery | {heads} |", "|---|" + "---|" * len(arms)]
+    return lines + [
+        f"| {NAMES[name]} | " + " | ".join(number(paired(rows, arm, name)) for arm in arms) + " |" for name in models
+    ]
 
 
 def nearest(rows, ours="razor", *, accuracies=False):
