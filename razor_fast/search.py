@@ -15,7 +15,8 @@ geometric mean of the bracket where that would leave it or has stopped shrinking
 Dowell and Jarratt 1971; Oliveira and Takahashi 2020). The search heads for the target first: a step that meets it and is stable
 ends the search, but for lengthening it by `safety` where it has only just been met, since it was met on few validation samples;
 or, with `shortest`, for halving the bracket down to the shortest step that meets it, so that no more is forgotten than asked.
-Where the target lies beyond the edge, the search heads for the largest step whose harm is at most `budget`.
+Where the target lies beyond the edge, a step may spend as much harm as the share of the way that it goes; where none pays for
+itself like that, the search heads for the largest step whose harm is at most `budget`.
 """
 
 import math
@@ -24,6 +25,7 @@ from .errors import ConfigError
 
 __all__ = ["StepSearch"]
 
+CLOSE = 0.2  # of the way left: so near the target, the bracket is narrowed even where the edge of harm is known well enough
 FLAT = 0.02  # harm, as a share of the level sought, that says nothing yet about where the level lies
 USUAL_POWER = 2.0  # of harm over step, until two evaluations tell it
 SIGNAL_MET = -0.5  # where a continuous signal usually stands when its metric meets a target of nil, by its start
@@ -61,10 +63,12 @@ class StepSearch:
 
     @property
     def best(self):
-        """The longest (or, as asked, the shortest) stable step that meets the target; else the longest within the budget; else
-        None."""
+        """The longest (or, as asked, the shortest) stable step that meets the target; else the longest whose harm is at most the
+        share of the way that it went, or the budget; else None."""
         met = [step for step, harm, left, _ in self._below(1.0) if left <= 0]
-        return (min if self.shortest else max)(met, default=None) or self.longest(self.budget)
+        return (min if self.shortest else max)(met, default=None) or max(
+            self.longest(self.budget) or 0.0, self._paying() or 0.0
+        ) or None
 
     @property
     def met(self):
@@ -74,6 +78,10 @@ class StepSearch:
     def longest(self, level=1.0):
         """The longest step evaluated whose harm is at most `level`, below every step found worse than that; else None."""
         return max((step for step, *_ in self._below(level)), default=None)
+
+    def _paying(self):
+        """The longest stable step whose harm, as a share of what is tolerated, is at most the share of the way that it went."""
+        return max((step for step, harm, left, _ in self._below(1.0) if self.budget < harm <= 1 - left), default=None)
 
     def _shortest_above(self, level):
         return min((step for step, harm, *_ in self.history if not harm <= level), default=math.inf)
@@ -98,10 +106,9 @@ class StepSearch:
             return self._lengthen()
         if self._unmoved():
             return None
-        edge = self._toward(1.0)
-        if edge is not None and self._within_reach():
+        if self._within_reach() and (edge := self._toward(1.0) or self._last_bit()) is not None:
             return min(edge, self._target())
-        return self._toward(self.budget)
+        return None if self._paying() else self._toward(self.budget)
 
     def tell(self, step, *, harm, left=1.0, signal=None):
         """Report what was found at `step`. Harm that is NaN counts as infinite."""
@@ -136,12 +143,17 @@ class StepSearch:
         fallen = self._fallen(row)
         if fallen <= 1e-9:  # the wrong way, or no way at all: harm alone sets the pace
             return math.inf
-        wanted = (self.start_signal - SIGNAL_MET * (1 if left > 0.2 else left / 0.2)) / fallen
+        wanted = (self.start_signal - SIGNAL_MET * min(1, left / CLOSE)) / fallen
         return step * min(max(wanted, 1.25), self.growth)
 
     def _fallen(self, row):
         """How far the signal (or, without one, what is left) has fallen from its start."""
         return self.start_signal - (row[2] if row[3] is None else row[3])
+
+    def _last_bit(self):
+        """The middle between a stable step CLOSE to the target and the edge; None where that is known to the tolerance."""
+        (step, _, left, _), end = max(self._below(1.0), default=(math.inf, 0.0, 1.0, None)), self._shortest_above(1.0)
+        return math.sqrt(step * end) if left < CLOSE and self.tolerance < end / step < math.inf else None
 
     def _within_reach(self):
         """Whether a step that meets the target may still be found below the edge."""

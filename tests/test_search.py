@@ -226,3 +226,29 @@ def test_contradictory_answers_are_settled_on_the_safe_side():
 def test_options_that_make_no_sense(options):
     with pytest.raises(ConfigError, match="expected"):
         StepSearch(**({"first": 1.0} | options))
+
+
+def asked(search, harm, left, signal):
+    while (step := search.propose()) is not None:
+        search.tell(step, harm=harm(step), left=left(step), signal=signal(step))
+    return search
+
+
+def test_a_step_may_spend_as_much_of_the_tolerances_as_of_the_way_it_goes():
+    """A first round that goes nine tenths of the way for as much of the tolerances keeps it, whatever its budget was."""
+    search = asked(StepSearch(1.0, budget=1 / 3), lambda s: 0.9 * s**2, lambda s: max(1 - 0.95 * s, 0.05), lambda s: 1 - 1.7 * s)
+    assert search.best >= 1.0 and not search.met
+    search = asked(StepSearch(1.0, budget=1 / 3), lambda s: 0.9 * s**2, lambda s: max(1 - 0.5 * s, 0.45), lambda s: 1 - 0.5 * s)
+    assert 0.9 * search.best**2 <= 1 / 3
+
+
+def test_near_the_target_the_bracket_is_narrowed_though_the_edge_of_harm_is_known():
+    """Retain metrics on few samples fall in jumps: a long way, harm stays at 5/6 of the tolerances."""
+    jumps = {0.0: 0.0, 0.4: 0.28, 0.6: 5 / 6, 1.4: 1.1, 1.6: 2.5}
+    harm = lambda s: jumps[max(edge for edge in jumps if edge <= s)]  # noqa: E731
+    left = lambda s: max(1 - s / 1.2, 0.0)  # noqa: E731
+    search = StepSearch(2.0, budget=1 / 3)
+    search.tell(2.0, harm=2.5, left=0.0, signal=-1.2)
+    search.tell(1.1, harm=harm(1.1), left=left(1.1), signal=-0.4)
+    asked(search, harm, left, lambda s: 1 - 1.3 * s)
+    assert search.met and 1.2 <= search.best < 1.4
