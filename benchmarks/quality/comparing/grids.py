@@ -59,10 +59,10 @@ GRIDS = {
     },
     "easyvqa": {
         "razor": [EASYVQA, {**EASYVQA, **CURVED}],
-        "salun": trained(1e-4, 5e-4, max_steps=BUDGET // 2),
+        "salun": trained(3e-5, 1e-4, 5e-4, max_steps=BUDGET // 2),
         "ssd": [{"alpha": alpha} for alpha in (1.2, 1.5, 1.8)],  # half of the micro-batches are to forget: over 2 does nothing
-        "ga": trained(1e-5, 1e-4, 3e-4, max_steps=BUDGET // 10),
+        "ga": trained(1e-5, 1e-4, 3e-4, 1e-3, max_steps=BUDGET // 10),
         "ft": trained(1e-4, 1e-3, 2e-3, max_steps=BUDGET // 2),
-        "ga_ft": trained(3e-5, 1e-4, 3e-4, max_steps=BUDGET // 10, retain_max_steps=BUDGET // 2),
+        "ga_ft": trained(3e-5, 1e-4, 3e-4, 1e-3, max_steps=BUDGET // 10, retain_max_steps=BUDGET // 2),
     },
 }
