@@ -49,13 +49,13 @@ GRIDS = {
     "cifar10": CIFAR10,
     "emoji": {
         "razor": [EMOJI, {**EMOJI, "overshoot": False}, {**EMOJI, **CURVED}],
-        "salun": passes(1e-4, 5e-4),
+        "salun": passes(1e-4, 5e-4, 1e-3),
         "ssd": [{"alpha": alpha} for alpha in (1.2, 1.5, 2.0, 2.5)],  # one micro-batch in three is to forget: 3 does nothing
         # z_t on a way of as many steps as test images take; the authors' 50 would take most of the time of the comparison
-        "esd": passes(1e-5, 1e-4, 5e-4, sampling_steps=SIZES["small"].test.steps),
-        "ga": passes(1e-5, 1e-4, steps=BUDGET // 10),
-        "ft": passes(1e-4, 5e-4),
-        "ga_ft": passes(1e-5, 1e-4, steps=BUDGET // 10, retain_epochs=BUDGET, retain_max_steps=BUDGET),
+        "esd": passes(1e-5, 5e-5, 1e-4, 5e-4, sampling_steps=SIZES["small"].test.steps),
+        "ga": passes(1e-5, 3e-5, 1e-4, steps=BUDGET // 10),
+        "ft": passes(1e-4, 5e-4, 1e-3, 2e-3),
+        "ga_ft": passes(1e-5, 3e-5, 1e-4, steps=BUDGET // 10, retain_epochs=BUDGET, retain_max_steps=BUDGET),
     },
     "easyvqa": {
         "razor": [EASYVQA, {**EASYVQA, **CURVED}],
