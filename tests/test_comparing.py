@@ -263,8 +263,10 @@ def test_of_questions_the_neutral_ones_count_as_much():
 
 def test_the_figure_has_every_subject():
     pytest.importorskip("matplotlib")
-    from benchmarks.quality.comparing.figure import forget_against_retain
+    from benchmarks.quality.comparing.figure import STYLES, WHAT, forget_against_retain
 
+    assert set(STYLES) == set(section.NAMES) - set(settings.VARIANTS) and set(WHAT) == set(DATA)
+    assert all(len({style[part] for style in STYLES.values()}) == len(STYLES) for part in (0, 1))
     figure = forget_against_retain("cifar10", rows_of(0.04))
     assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["original", "retrained", "RAZOR", "SLUG"]
     figure.savefig(io.BytesIO())
