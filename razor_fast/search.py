@@ -66,9 +66,7 @@ class StepSearch:
         """The longest (or, as asked, the shortest) stable step that meets the target; else the longest whose harm is at most the
         share of the way that it went, or the budget; else None."""
         met = [step for step, harm, left, _ in self._below(1.0) if left <= 0]
-        return (min if self.shortest else max)(met, default=None) or max(
-            self.longest(self.budget) or 0.0, self._paying() or 0.0
-        ) or None
+        return (min if self.shortest else max)(met, default=None) or self._paying() or self.longest(self.budget)
 
     @property
     def met(self):
@@ -80,7 +78,7 @@ class StepSearch:
         return max((step for step, *_ in self._below(level)), default=None)
 
     def _paying(self):
-        """The longest stable step whose harm, as a share of what is tolerated, is at most the share of the way that it went."""
+        """The longest stable step beyond the budget whose harm is at most the share of the way that it went; else None."""
         return max((step for step, harm, left, _ in self._below(1.0) if self.budget < harm <= 1 - left), default=None)
 
     def _shortest_above(self, level):

@@ -41,20 +41,16 @@ def test_one_parameter_at_a_time_and_nothing_twice(tmp_path, monkeypatch):
     assert len(same) == 2 and same[0] == same[1]
 
 
-def read(value):
-    pytest.importorskip("matplotlib")
-    from benchmarks.quality import sensitivity
-
-    return sensitivity.read(value)
-
-
 def test_of_every_setting_the_demos_own_value_and_the_default_were_measured():
+    pytest.importorskip("matplotlib")
+    from benchmarks.quality.sensitivity import number_or_word
+
     rows = sweep.read(ROOT / "benchmarks" / "results" / "sweep.csv")
     for task, parameter in {(row["task"], row["parameter"]) for row in rows}:
         some = [row for row in rows if (row["task"], row["parameter"]) == (task, parameter)]
-        values = {read(row["value"]) for row in some}
-        assert {read(some[0]["own"]), read(getattr(RazorConfig(), parameter))} <= values, (task, parameter)
-        assert len(values) > 1 and values <= {read(v) for v in (*sweep.VARIED[parameter], *sweep.FEWER[parameter])}
+        values = {number_or_word(row["value"]) for row in some}
+        assert {number_or_word(some[0]["own"]), number_or_word(getattr(RazorConfig(), parameter))} <= values, (task, parameter)
+        assert len(values) > 1 and values <= {number_or_word(v) for v in (*sweep.VARIED[parameter], *sweep.FEWER[parameter])}
 
 
 def test_rho_and_lambda_forget_act_as_their_product_and_the_weights_as_ratios():

@@ -19,7 +19,7 @@ ROUNDING = 1e-6  # of the losses in the rows
 LINEAR = 0.03  # of the figure's loss axis: linear up to here, logarithmic beyond
 
 
-def read(value):
+def number_or_word(value):
     """What a row's text, or a configuration, has for a value: a number, or a word."""
     try:
         return float(value)
@@ -34,19 +34,20 @@ def shown(value):
 def losses(rows, task, parameter):
     """{value: losses, one a request} of a task and a parameter, in rising order."""
     some = [row for row in rows if row["task"] == task and row["parameter"] == parameter]
-    values = sorted({read(row["value"]) for row in some})
-    return {value: [float(row["loss"]) for row in some if read(row["value"]) == value] for value in values}
+    values = sorted({number_or_word(row["value"]) for row in some})
+    return {value: [float(row["loss"]) for row in some if number_or_word(row["value"]) == value] for value in values}
 
 
 def probes(rows, task, parameter):
     """{value: mean number of probes}: what a value costs, whatever else the machine was doing."""
     some = [row for row in rows if row["task"] == task and row["parameter"] == parameter]
-    return {v: mean(float(row["probes"]) for row in some if read(row["value"]) == v) for v in losses(rows, task, parameter)}
+    values = losses(rows, task, parameter)
+    return {v: mean(float(row["probes"]) for row in some if number_or_word(row["value"]) == v) for v in values}
 
 
 def own(rows, task, parameter):
     """The value that the demo itself has."""
-    return next(read(row["own"]) for row in rows if row["task"] == task and row["parameter"] == parameter)
+    return next(number_or_word(row["own"]) for row in rows if row["task"] == task and row["parameter"] == parameter)
 
 
 def noise(rows, task):
@@ -95,7 +96,7 @@ def findings(rows):
     """A Finding for each setting and demo that was swept, setting by setting."""
     swept = {(row["parameter"], row["task"]) for row in rows}
     return [
-        Finding(task, parameter, read(getattr(RazorConfig(), parameter)), own(rows, task, parameter),
+        Finding(task, parameter, number_or_word(getattr(RazorConfig(), parameter)), own(rows, task, parameter),
                 {value: mean(each) for value, each in losses(rows, task, parameter).items()}, noise(rows, task),
                 probes(rows, task, parameter))
         for parameter in SETTINGS for task in COLOURS if (parameter, task) in swept
@@ -122,7 +123,7 @@ def sensitivity(rows):
 
 
 def _panel(one, rows, task, parameter):
-    values = sorted({read(row["value"]) for row in rows if row["parameter"] == parameter})
+    values = sorted({number_or_word(row["value"]) for row in rows if row["parameter"] == parameter})
     places = {value: place for place, value in enumerate(values)}
     one.set_yscale("symlog", linthresh=LINEAR, linscale=1.2)
     one.yaxis.set_major_locator(FixedLocator((0, 0.01, 0.02, 0.03, 0.1, 0.3, 1)))
@@ -139,7 +140,7 @@ def _panel(one, rows, task, parameter):
     draws = [loss for some in losses(rows, task, NOISE).values() for loss in some]
     if draws:
         one.axhspan(min(draws), max(draws), color="black", alpha=0.08, linewidth=0)
-    default = places.get(read(getattr(RazorConfig(), parameter)))
+    default = places.get(number_or_word(getattr(RazorConfig(), parameter)))
     if default is not None and parameter != NOISE:
         one.axvline(default, color="black", linestyle=":", linewidth=1)
     line = "none" if parameter == NOISE else "-"

@@ -70,10 +70,10 @@ def comparison_section(data, rows, figure=None):
     lines += [""] * bool(unfit := _unfit(FAMILIES[data])) + unfit
     if data != "cifar10":
         lines += ["", "Who is nearest to the retrained model:", "", *nearest(rows, accuracies=True)]
-        if any(column.startswith("recovery, ") and row.get(column) is not None for row in rows for column in row):
+        if areas := _areas(rows):
             lines += ["", "The bars of CIFAR-10 on RAZOR here, as far as this data set has what they ask:", "", *_bars(rows)]
             lines += ["", *quantized] if (quantized := _quantized(rows)) else []
-            lines += ["", *areas] if (areas := _areas(rows)) else []
+            lines += ["", *areas]
     else:
         lines += ["", "The bars, on the mean over the requests:", "", *_bars(rows)]
         for part in (_stability(rows), _privacy(rows), _quantized(rows), _recovery(rows), nearest(rows), _drawn(rows)):
